@@ -1,0 +1,303 @@
+"""Learning a prior from past specimens by expectation maximisation with a converged inner solve."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scimeta.calibration.curves import Curve, Curves
+from scimeta.calibration.law import Law
+from scimeta.calibration.misfit import Basis, Misfit, fit_misfit
+from scimeta.calibration.posterior import Gaussian, Measured, Points, Posterior, measured, posterior, student_nodes
+from scimeta.calibration.prior import Prior
+
+_WORTH = 10.0  # nats of log evidence that a misfit must bring before it is believed
+
+
+class _Population(NamedTuple):
+    """The state of the iteration; attributes as in Prior."""
+
+    coefficients: Tensor  # (1 + conditions, fast)
+    covariance: Tensor  # (fast, fast)
+    noise: float
+    shared: dict[str, Tensor]
+    misfit: Misfit | None = None
+
+    def law(self, past: _Past) -> Law:
+        """Return the law as it stands, with the misfit if one is believed."""
+        return past.law if self.misfit is None else self.misfit.corrected(past.law)
+
+
+class _Past(NamedTuple):
+    """What the iteration rests on."""
+
+    law: Law
+    data: Measured
+    design: Tensor  # (specimens, 1 + conditions)
+
+
+def learn_prior(
+    law: Law,
+    curves: Curves | Sequence[Curve],
+    *,
+    conditions: Sequence[str] = (),
+    steps: int = 300,
+    tolerance: float = 1e-3,
+) -> Prior:
+    """Return the population from which the curves' parameters were drawn, with the noise of a measurement.
+
+    Empirical Bayes: maximises p(all curves | population, noise, shared values) by expectation maximisation. The E step
+    is the posterior of every specimen, its mode solved to convergence and its moments by importance sampling
+    (half-converged inner solves bias the population); the M step is closed: regression of the means on the conditions,
+    their scatter plus the posterior covariances, the expected squared residual. The scatter is divided by specimens
+    minus regressors (as in restricted maximum likelihood). Shared parameters take a generalised-least-squares step on
+    the linearised marginal likelihood (Lindstrom and Bates). Where the residuals show that the law misses in the same
+    way in every specimen, that misfit is learned too, see :class:`scimeta.calibration.misfit.Misfit`.
+
+    Args:
+        law: the law.
+        curves: past specimens. Points with their own sigma keep it; the noise is learned from the others.
+        conditions: names of the curves' conditions that move the population's mean, linearly in the unconstrained
+            parameters (log for positive ones).
+        steps: the most iterations.
+        tolerance: the iteration ends when mean, standard deviations and noise change by less than this share of the
+            population's standard deviations.
+
+    Raises:
+        ValueError: too few specimens, a condition that is missing or constant, units that differ from the law's,
+            numbers that cannot be what the law describes.
+
+    Reference: Dempster, Laird, Rubin, J. R. Stat. Soc. B 39, 1 (1977); Lindstrom, Bates, Biometrics 46, 673 (1990).
+    """
+    design, centre, scale = _design(curves, conditions, len(law.fast))
+    past = _Past(law, measured(law, curves), design)
+    start, population = _first_population(past, curves)
+    bar = tqdm(total=2 * steps, desc="learn_prior", disable=None, delay=2, leave=False)
+    with bar:
+        population, found, converged = _iterate(past, population, start, steps, tolerance, bar)
+        misfit, gain = _misfit(past, population, found)
+        if gain > _WORTH:
+            population = population._replace(misfit=misfit)
+            population, found, converged = _iterate(past, population, found.mode, steps, tolerance, bar)
+    if not converged:
+        warnings.warn(
+            f"learn_prior: no fixed point after {steps} iterations; raise steps or simplify the law", stacklevel=2
+        )
+    errors = _shared_errors(past, population, found)
+    return Prior(
+        law,
+        population.coefficients.numpy(),
+        population.covariance.numpy(),
+        population.noise,
+        tuple(conditions),
+        centre,
+        scale,
+        {n: (float(v), errors[n]) for n, v in population.shared.items()},
+        {curve.name: row for curve, row in zip(curves, found.mean.numpy(), strict=True)},
+        (float(past.data.x.min()), float(past.data.x.max())),
+        converged,
+        population.misfit,
+        _wander(past, population, found),
+    )
+
+
+def _iterate(
+    past: _Past, population: _Population, start: Tensor, steps: int, tolerance: float, bar: tqdm
+) -> tuple[_Population, Posterior, bool]:
+    """Return population, posteriors and convergence of the expectation maximisation."""
+    for _ in range(steps):
+        law = population.law(past)
+        prior = Gaussian(past.design @ population.coefficients, population.covariance)
+        found = posterior(law, prior, population.shared, past.data.points(population.noise), start=start)
+        start = found.mode
+        updated = _maximize(past, population, found)
+        bar.update()
+        if _change(population, updated) < tolerance:
+            return population, found, True
+        population = updated
+    return population, found, False
+
+
+def _design(curves: Sequence[Curve], conditions: Sequence[str], fast: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    """Return the design matrix (specimens, 1 + conditions) and each condition's centre and scale."""
+    least = len(conditions) + 1 + fast
+    if len(curves) < least:
+        raise ValueError(
+            f"learn_prior needs at least {least} specimens for {fast} parameters and {len(conditions)} "
+            f"conditions; got {len(curves)}"
+        )
+    for curve in curves:
+        for name in conditions:
+            if name not in curve.conditions:
+                raise ValueError(
+                    f"specimen {curve.name} has no condition {name!r}; it has {', '.join(curve.conditions) or 'none'}"
+                )
+    values = np.array([[curve.conditions[name] for name in conditions] for curve in curves], dtype=float)
+    values = values.reshape(len(curves), len(conditions))
+    centre, scale = values.mean(0), values.std(0)
+    for name, size, middle in zip(conditions, scale, centre, strict=True):
+        if size <= 1e-12 * max(abs(middle), 1e-300):
+            raise ValueError(f"condition {name!r} is {middle:.6g} for every specimen; a constant cannot move the prior")
+    design = np.column_stack([np.ones(len(curves)), (values - centre) / scale])
+    if np.linalg.matrix_rank(design, tol=1e-8) < design.shape[1]:
+        raise ValueError(f"the conditions {', '.join(conditions)} determine each other; leave one out")
+    return torch.from_numpy(design), centre, scale
+
+
+def _first_population(past: _Past, curves: Sequence[Curve]) -> tuple[Tensor, _Population]:
+    """Return modes under a wide prior, and the population that they suggest."""
+    law, data, design = past
+    spread = max(float(data.y[data.mask].std(correction=0)), 1e-300)
+    points = data.points(0.1 * spread)
+    fast, shared = law.fast, {n: torch.zeros((), dtype=torch.float64) for n in law.names if n not in law.fast}
+    if law.first_guess is not None:
+        guesses = [law.first_guess(curve.x, curve.y) for curve in curves]
+        free = law.unconstrain({n: torch.tensor([g[n] for g in guesses], dtype=torch.float64) for n in law.names})
+        start = torch.stack([free[n] for n in fast], -1)
+        shared = {n: free[n].median() for n in shared}
+    else:
+        start = _search(law, points, shared)
+    wide = Gaussian(start, 4.0 * torch.eye(len(fast), dtype=torch.float64))
+    found = posterior(law, wide, shared, points, start=start)
+    mode = torch.where(found.converged[:, None], found.mode, start)
+    coefficients = torch.linalg.lstsq(design, mode).solution
+    coefficients[0] += (mode - design @ coefficients).median(0).values
+    deviation = (mode - design @ coefficients).abs().median(0).values / 0.6745
+    covariance = torch.diag((2.0 * deviation).clamp(min=0.05) ** 2)
+    r = (_curve(law, mode, shared, data.x) - data.y) * data.mask
+    noise = float((r * r).sum(-1).median() / data.mask.sum(-1).double().median()) ** 0.5
+    return mode, _Population(coefficients, covariance, max(noise, 1e-4 * spread), shared)
+
+
+def _search(law: Law, points: Points, shared: dict[str, Tensor]) -> Tensor:
+    """Return (specimens, fast): the best of widely scattered values, for a law without a first guess."""
+    nodes = 2.0 * student_nodes(1024, len(law.fast))[0]
+    nodes = torch.cat([torch.zeros_like(nodes[:1]), nodes])
+    best = []
+    for x, y, weight in zip(*points, strict=True):
+        misfit = (((_curve(law, nodes, shared, x) - y) * weight) ** 2).sum(-1)
+        best.append(nodes[misfit.nan_to_num(nan=torch.inf).argmin()])
+    return torch.stack(best)
+
+
+def _curve(law: Law, u: Tensor, shared: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Return the curves at fast parameters u: (..., fast)."""
+    params = {name: u[..., i] for i, name in enumerate(law.fast)}
+    return law.curve(params | {name: value.expand(u.shape[:-1]) for name, value in shared.items()}, x)
+
+
+def _maximize(past: _Past, population: _Population, found: Posterior) -> _Population:
+    """Return the population that the posteriors suggest (the M step)."""
+    mean = found.mean
+    coefficients = torch.linalg.lstsq(past.design, mean).solution
+    scatter = mean - past.design @ coefficients
+    covariance = (scatter.T @ scatter + found.covariance.sum(0)) / (len(mean) - past.design.shape[1])
+    # A direction in which all specimens are alike would otherwise shrink for ever.
+    covariance = 0.5 * (covariance + covariance.T) + 1e-10 * torch.eye(len(covariance), dtype=covariance.dtype)
+    shared = population.shared
+    if shared:
+        information, score = _shared_information(past, population, found)
+        step = torch.linalg.lstsq(information, score[:, None]).solution[:, 0].clamp(-1.0, 1.0)
+        shared = {name: value + step[i] for i, (name, value) in enumerate(shared.items())}
+    misfit = None if population.misfit is None else _misfit(past, population, found)[0]
+    return _Population(coefficients, covariance, _noise(past, population, found), shared, misfit)
+
+
+def _noise(past: _Past, population: _Population, found: Posterior) -> float:
+    """Return the root of the expected squared residual of the points that brought no sigma."""
+    data = past.data
+    free = data.mask & ~data.given
+    if not free.any():  # the root mean square of the sigmas stands for points that bring none
+        return float((data.sigma[data.given] ** 2).mean()) ** 0.5
+    law = population.law(past)
+    square = 0.0
+    for rows in torch.arange(len(data.x)).split(64):
+        curves = _curve(law, found.nodes[rows], population.shared, data.x[rows, None])
+        r = torch.where(free[rows, None], curves - data.y[rows, None], 0.0)
+        square += float((r.square().sum(-1) * found.weights[rows]).nan_to_num().sum())
+    floor = 1e-6 * float(data.y[data.mask].abs().max())  # a past without noise: the weights stay finite
+    return max((square / float(free.sum())) ** 0.5, floor)
+
+
+def _linearized(past: _Past, population: _Population, found: Posterior, law: Law) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the law and its derivatives at every specimen's mode, each (specimens, points)."""
+    params = {name: found.mode[:, i] for i, name in enumerate(law.fast)}
+    params |= {name: value.expand(len(found.mode)) for name, value in population.shared.items()}
+    return law.linearized({name: params[name] for name in law.names}, past.data.x)
+
+
+def _misfit(past: _Past, population: _Population, found: Posterior) -> tuple[Misfit, float]:
+    """Return what the law misses in the same way in all specimens, and the log evidence that it gains."""
+    curve, by = _linearized(past, population, found, past.law)
+    inverse_sd, mask = past.data.points(population.noise).inverse_sd, past.data.mask
+    basis = Basis(float(curve[mask].min()), float(curve[mask].max()))
+    if not basis.upper > basis.lower:
+        return Misfit(0.0, 1.0), 0.0
+    sensitivity = torch.stack([d[mask] for d in by.values()], -1)
+    values, gain = fit_misfit(curve[mask], sensitivity, (past.data.y - curve)[mask], inverse_sd[mask], basis)
+    return Misfit(basis.lower, basis.upper, values), gain
+
+
+def _wander(past: _Past, population: _Population, found: Posterior) -> float:
+    """Return the standard deviation of the smooth part of the residuals; 0 where they look like pure scatter.
+
+    Scatter shows in the differences of neighbours, as half their mean square (von Neumann, Ann. Math. Stat. 12, 367,
+    1941); what the whole variance has beyond that is smooth.
+    """
+    law = population.law(past)
+    curve, _ = _linearized(past, population, found, law)
+    free = past.data.mask & ~past.data.given
+    pairs = free[:, 1:] & free[:, :-1]
+    count = int(pairs.sum())
+    if count == 0:
+        return 0.0
+    difference = (past.data.y - curve).diff(dim=-1)[pairs]
+    whole, scatter = population.noise**2, 0.5 * float((difference**2).mean())
+    chance = 4.0 * (3.0 / count) ** 0.5 * whole  # four standard errors
+    return (whole - scatter) ** 0.5 if whole - scatter > chance else 0.0
+
+
+def _shared_information(past: _Past, population: _Population, found: Posterior) -> tuple[Tensor, Tensor]:
+    """Return information (shared, shared) and score (shared,) of the shared parameters, specimens marginalised.
+
+    At the modes, y - f + J_fast (mode - mean) = J_shared step + N(0, sd^2 + J_fast C J_fast').
+    """
+    law = population.law(past)
+    curve, by = _linearized(past, population, found, law)
+    weight = past.data.points(population.noise).inverse_sd
+    fast = torch.stack([by[name] * weight for name in law.fast], -1)  # (specimens, points, fast)
+    slow = torch.stack([by[name] * weight for name in population.shared], -1)
+    offset = found.mode - past.design @ population.coefficients
+    r = (past.data.y - curve) * weight + (fast @ offset[..., None])[..., 0]
+    marginal = fast @ population.covariance @ fast.mT
+    marginal = marginal + torch.eye(marginal.shape[-1], dtype=marginal.dtype)
+    solved = torch.linalg.solve(marginal, torch.cat([slow, r[..., None]], -1))
+    return (slow.mT @ solved[..., :-1]).sum(0), (slow.mT @ solved[..., -1:]).sum(0)[:, 0]
+
+
+def _shared_errors(past: _Past, population: _Population, found: Posterior) -> dict[str, float]:
+    """Return the standard error of each shared parameter."""
+    if not population.shared:
+        return {}
+    information, _ = _shared_information(past, population, found)
+    variance = torch.linalg.pinv(information, hermitian=True).diagonal().clamp(min=0.0)
+    return dict(zip(population.shared, variance.sqrt().tolist(), strict=True))
+
+
+def _change(before: _Population, after: _Population) -> float:
+    """Return the largest change, in standard deviations of the population."""
+    sd, new = before.covariance.diagonal().sqrt(), after.covariance.diagonal().sqrt()
+    moved = (after.coefficients - before.coefficients).abs().max(0).values / sd
+    parts = [float(moved.max()), float((new / sd - 1.0).abs().max()), abs(after.noise / before.noise - 1.0)]
+    correlation = before.covariance / sd.outer(sd) - after.covariance / new.outer(new)
+    parts.append(float(correlation.abs().max()))
+    parts += [abs(float(after.shared[name] - value)) for name, value in before.shared.items()]
+    if after.misfit is not None and before.misfit is not None:
+        parts.append(float(np.abs(after.misfit.values - before.misfit.values).max()) / after.noise)
+    return max(parts)

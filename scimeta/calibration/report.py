@@ -1,0 +1,105 @@
+"""The text and the picture of one fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scimeta.calibration.law import Law
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from scimeta.calibration.result import Calibration, Estimate
+
+
+def text(fit: Calibration) -> str:
+    """Return the report: parameters with intervals, what they rest on, correlations, residuals, warnings."""
+    batch, curve = fit.batch, fit.curve
+    rows = [_row(estimate) for estimate in fit.estimates.values()]
+    header = ("parameter", "value", f"{batch.level:.0%} interval", "unit", "data : prior")
+    if not batch.averaged:
+        header, rows = header[:4], [row[:4] for row in rows]
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    lines = [f"{fit.law.name} | {curve.name} | {len(curve.x)} points | {batch.source}", ""]
+    lines += [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+    lines += ["", *_correlations(fit), *_scatter(fit)]
+    lines.append("solve: converged" if fit.converged else "solve: NOT CONVERGED; the values are where it stopped")
+    if batch.reasons[0]:
+        lines.append(f"no intervals: {batch.reasons[0]}")
+    return "\n".join(lines)
+
+
+def _row(estimate: Estimate) -> tuple[str, ...]:
+    interval = "-" if not np.isfinite(estimate.lower) else f"{estimate.lower:.4g} to {estimate.upper:.4g}"
+    share = (
+        "-" if not np.isfinite(estimate.from_data) else (f"{estimate.from_data:4.0%} :{1 - estimate.from_data:4.0%}")
+    )
+    return estimate.name, f"{estimate.value:.4g}", interval, estimate.unit, share
+
+
+def _correlations(fit: Calibration) -> list[str]:
+    """Return the correlations that matter, strongest first, as one line."""
+    names = fit.law.names
+    if fit.batch.nodes.shape[1] < 2:
+        return []
+    matrix = fit.correlation()
+    pairs = [(matrix[i, j], names[i], names[j]) for i in range(len(names)) for j in range(i)]
+    strong = sorted((p for p in pairs if np.isfinite(p[0]) and abs(p[0]) >= 0.1), key=lambda p: -abs(p[0]))[:6]
+    return [f"correlation: {', '.join(f'({b}, {a}) {r:+.2f}' for r, a, b in strong)}"] if strong else []
+
+
+def _scatter(fit: Calibration) -> list[str]:
+    """Return what the residuals are measured against."""
+    y = fit.law.y
+    unit = f" {y.unit}" if y.unit else ""
+    rms = float(np.sqrt(np.mean(fit.residuals() ** 2)))
+    if not np.isfinite(fit.batch.noise[0]):
+        return [f"residual rms {rms:.3g}{unit}, no more points than parameters"]
+    if fit.curve.sigma is not None and np.isfinite(fit.curve.sigma).all():
+        noise = "sigma given with the points"
+    else:
+        how = "of the prior" if fit.batch.averaged else "from the residuals"
+        noise = f"noise sd {fit.batch.noise[0]:.3g}{unit} ({how})"
+    return [f"residual rms {rms:.3g}{unit}, {noise}"]
+
+
+def draw(fit: Calibration, ax: Axes | None) -> Axes:
+    """Draw points, expected curve and band on the axes, or on new ones."""
+    ax = axes(ax, fit.law)
+    curve, level = fit.curve, fit.batch.level
+    values = fit.estimates
+    x = np.linspace(min(0.0, curve.x.min()), _reach(fit), 300)
+    if not fit.batch.reasons[0]:
+        band = fit.band(x)
+        ax.fill_between(x, band.lower, band.upper, color="C0", alpha=0.2, lw=0, label=f"{level:.0%} band")
+    ax.plot(x, fit.predict(x), color="C0", label=f"{fit.law.name}, expected")
+    error = None if curve.sigma is None else np.nan_to_num(curve.sigma)
+    ax.errorbar(curve.x, curve.y, error, fmt="o", color="k", ms=5, capsize=2, label=f"{curve.name}, measured", zorder=3)
+    ax.set_title("   ".join(str(e).split(" (")[0] for e in values.values()), fontsize="medium")
+    ax.legend(frameon=False)
+    return ax
+
+
+def _reach(fit: Calibration) -> float:
+    """Return where the drawing ends: where the expected curve has stopped to change, at most six times the data."""
+    last = float(fit.curve.x.max())
+    x = np.linspace(0.0, 6.0 * last, 400)[1:]
+    y = fit.predict(x)
+    moving = np.abs(y - y[-1]) > 0.02 * max(np.ptp(y), 1e-300)
+    return max(1.1 * last, float(x[moving][-1]) if moving.any() else last)
+
+
+def axes(ax: Axes | None, law: Law) -> Axes:
+    """Return the axes given, or new ones, labelled with the law's names and units."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    ax.set_xlabel(str(law.x))
+    ax.set_ylabel(str(law.y))
+    return ax

@@ -1,0 +1,475 @@
+"""What a fit returns: estimates with intervals, a curve with a band, a report, a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+from scimeta.calibration import report
+from scimeta.calibration.curves import Curve
+from scimeta.calibration.law import Law
+from scimeta.calibration.posterior import lattice
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+_CHUNK = 1 << 20  # values of the law at once
+_CLASSICAL_NODES = 1024
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One parameter of one specimen.
+
+    Attributes:
+        name: the parameter.
+        value: posterior median, or the least-squares value; in ``unit``.
+        lower: lower end of the interval; nan where none can be defended, and then ``reason`` says why.
+        upper: upper end.
+        level: probability that the interval is meant to hold, between 0 and 1.
+        unit: unit of value, lower and upper; "" if the parameter has none.
+        std: posterior standard deviation, or the standard error.
+        from_data: share of the knowledge that came from this specimen's data, 0 (all from the prior) to 1:
+            1 - posterior variance / prior variance, of the unconstrained parameter.
+        reason: why there is no interval; "" if there is one.
+    """
+
+    name: str
+    value: float
+    lower: float
+    upper: float
+    level: float
+    unit: str
+    std: float
+    from_data: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        value = f"{self.name} = {self.value:.4g}{' ' + self.unit if self.unit else ''}"
+        return value + (
+            f" ({self.level:.0%} interval {self.lower:.4g} to {self.upper:.4g})"
+            if not self.reason
+            else f" ({self.reason})"
+        )
+
+
+class Band(NamedTuple):
+    """A pointwise interval of a curve.
+
+    Attributes:
+        x: (points,).
+        lower: (points,), or (specimens, points) for many specimens; nan where no band can be defended.
+        upper: like ``lower``.
+        level: probability that the band is meant to hold at each point.
+    """
+
+    x: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    level: float
+
+
+class Classical(NamedTuple):
+    """Standard errors of one least-squares fit.
+
+    Attributes:
+        standard_errors: name -> standard error of the unconstrained parameter.
+        dof: degrees of freedom of the noise's estimate; inf where sigma was given.
+    """
+
+    standard_errors: dict[str, float]
+    dof: float
+
+    def interval(self, law: Law, name: str, best: Tensor, tail: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return lower, value, upper and standard error in natural units, from Student's t."""
+        error, reach = self.standard_errors[name], float(stats.t.ppf(1 - tail, self.dof))
+        u = best.clone().requires_grad_()
+        value = law.constrain({name: u})[name]
+        (slope,) = torch.autograd.grad(value.sum(), u)
+        lower, upper = (law.constrain({name: best + sign * reach * error})[name] for sign in (-1, 1))
+        return lower, value.detach(), upper, slope.abs() * error
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrations(Sequence["Calibration"]):
+    """The fits of a batch of specimens; ``fits["name"]`` or ``fits[3]`` is one :class:`Calibration`.
+
+    Attributes:
+        law: the fitted law.
+        curves: the specimens as given.
+        nodes: (specimens, nodes, parameters) unconstrained draws that carry the intervals and bands.
+        weights: (specimens, nodes), sums to 1.
+        best: (specimens, parameters) unconstrained: the mode of the posterior, or the least-squares solution.
+        from_data: (specimens, parameters) share of the knowledge that came from the data.
+        noise: (specimens,) standard deviation of one measurement around the law, in the unit of y.
+        wander: (specimens,) the part of it that is a smooth departure of the specimen from the law.
+        converged: (specimens,) bool.
+        classical: standard errors of a fit without a prior, which then replace the nodes' quantiles in the intervals,
+            and whose predictions are the curve at ``best``; None if a prior was used.
+        level: of the intervals.
+        source: what the fit rests on, for the report.
+        reasons: (specimens,) why the intervals of a specimen are withheld; "" where they are not.
+    """
+
+    law: Law
+    curves: Sequence[Curve]
+    nodes: Tensor
+    weights: Tensor
+    best: Tensor
+    from_data: np.ndarray
+    noise: np.ndarray
+    wander: np.ndarray
+    converged: np.ndarray
+    classical: Classical | None
+    level: float
+    source: str
+    reasons: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.curves)
+
+    def __iter__(self) -> Iterator[Calibration]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, which: int | str | slice) -> Calibration | Calibrations:
+        if isinstance(which, str):
+            names = [curve.name for curve in self.curves]
+            if which not in names:
+                shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+                raise KeyError(f"no specimen {which!r}; there are {shown}")
+            which = names.index(which)
+        if isinstance(which, slice):
+            return self._subset(range(*which.indices(len(self))))
+        if not -len(self) <= which < len(self):
+            raise IndexError(f"specimen {which} of {len(self)}")
+        return Calibration(self._subset([which % len(self)]))
+
+    @property
+    def averaged(self) -> bool:
+        """True if predictions average the nodes (with a prior), False if they are the curve at the best values."""
+        return self.classical is None
+
+    def _subset(self, rows: Sequence[int]) -> Calibrations:
+        rows = list(rows)
+        return Calibrations(
+            self.law,
+            [self.curves[i] for i in rows],
+            self.nodes[rows],
+            self.weights[rows],
+            self.best[rows],
+            self.from_data[rows],
+            self.noise[rows],
+            self.wander[rows],
+            self.converged[rows],
+            self.classical,
+            self.level,
+            self.source,
+            tuple(self.reasons[i] for i in rows),
+        )
+
+    def estimates(self) -> dict[str, dict[str, np.ndarray]]:
+        """Return parameter -> value, lower, upper, std, from_data, each (specimens,), in natural units."""
+        tail = 0.5 * (1 - self.level)
+        withheld = np.array([bool(reason) for reason in self.reasons])
+        result = {}
+        for i, name in enumerate(self.law.names):
+            nodes = self.law.constrain({name: self.nodes[..., i]})[name]
+            if self.classical is None:
+                lower, value, upper = weighted_quantiles(nodes, self.weights, (tail, 0.5, 1 - tail))
+                mean = (self.weights * nodes).sum(-1, keepdim=True)
+                std = (self.weights * (nodes - mean) ** 2).sum(-1).sqrt()
+            else:
+                lower, value, upper, std = self.classical.interval(self.law, name, self.best[:, i], tail)
+            result[name] = {"value": value.numpy(), "from_data": self.from_data[:, i]}
+            ends = {"lower": lower, "upper": upper, "std": std}
+            result[name] |= {part: np.where(withheld, np.nan, end.numpy()) for part, end in ends.items()}
+        return result
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the expected curve of every specimen: (specimens, points), in the unit of y.
+
+        Args:
+            x: (points,), in the unit of the law's x; non-finite values raise ValueError.
+        """
+        x = _abscissa(x)
+        if not self.averaged:
+            return self.law.curve(dict(zip(self.law.names, self.best.T, strict=True)), x).numpy()
+        return np.concatenate([(y * w[..., None]).sum(1).numpy() for y, w, _ in self._node_curves(x)])
+
+    def band(self, x: np.ndarray, level: float | None = None, *, noise: bool = False) -> Band:
+        """Return the pointwise interval of every specimen's curve.
+
+        Args:
+            x: (points,), in the unit of the law's x.
+            level: probability between 0 and 1; the fit's own level if None.
+            noise: True for where a new measurement falls (adds all of the noise), False for the curve itself (adds
+                only the specimen's own smooth departure from the law).
+        """
+        x, level = _abscissa(x), _probability(self.level if level is None else level)
+        tail = 0.5 * (1 - level)
+        ends = []
+        for y, w, rows in self._node_curves(x):
+            sd = torch.from_numpy((self.noise if noise else self.wander)[rows])
+            if sd.any():
+                y = y + _normal_nodes(y.shape[1])[:, None] * sd[:, None, None]
+            ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], (tail, 1 - tail))))
+        lower, upper = torch.cat(ends, 1).numpy()
+        withheld = np.array([bool(reason) for reason in self.reasons])[:, None]
+        return Band(x.numpy(), np.where(withheld, np.nan, lower), np.where(withheld, np.nan, upper), level)
+
+    def _node_curves(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """Yield (specimens, nodes, points) curves at the nodes with their weights, a chunk of specimens at a time."""
+        step = max(1, _CHUNK // (self.nodes.shape[1] * len(x)))
+        for begin in range(0, len(self), step):
+            rows = slice(begin, begin + step)
+            params = dict(zip(self.law.names, self.nodes[rows].unbind(-1), strict=True))
+            yield self.law.curve(params, x), self.weights[rows], rows
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a specimen: name, points, value / lower / upper / from_data of each parameter, converged."""
+        import pandas as pd
+
+        columns: dict[str, object] = {
+            "specimen": [curve.name for curve in self.curves],
+            "points": [len(curve.x) for curve in self.curves],
+        }
+        for name, estimate in self.estimates().items():
+            unit = self.law.parameters[name].unit
+            for part in ("value", "lower", "upper"):
+                label = name if part == "value" else f"{name} {part}"
+                columns[f"{label} [{unit}]" if unit else label] = estimate[part]
+            columns[f"{name} from data"] = estimate["from_data"]
+        return pd.DataFrame({**columns, "converged": self.converged, "note": self.reasons})
+
+    def __str__(self) -> str:
+        shown = self.to_frame() if len(self) <= 20 else self[:20].to_frame()
+        more = "" if len(self) <= 20 else f"\n... and {len(self) - 20} more; to_frame() has all"
+        table = shown.drop(columns="note").to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        return f"{self.law.name}, {len(self)} specimens, {self.source}, {self.level:.0%} intervals\n{table}{more}"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the points and the expected curve of every specimen; returns the axes."""
+        ax = report.axes(ax, self.law)
+        stop = max(curve.x.max() for curve in self.curves)
+        x = np.linspace(min(0.0, *(curve.x.min() for curve in self.curves)), stop, 200)
+        for i, (curve, y) in enumerate(zip(self.curves, self.predict(x), strict=True)):
+            label = curve.name if len(self) <= 10 else None
+            ax.plot(x, y, color=f"C{i % 10}", lw=1.2, alpha=1.0 if len(self) <= 10 else 0.5, label=label)
+            ax.plot(curve.x, curve.y, "o", color=f"C{i % 10}", ms=4)
+        if len(self) <= 10:
+            ax.legend(frameon=False)
+        return ax
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The fit of one specimen: ``fit["k"]`` is an :class:`Estimate`; it prints itself as a report.
+
+    Attributes:
+        batch: the same fit as a batch of one.
+    """
+
+    batch: Calibrations
+
+    @property
+    def law(self) -> Law:
+        """The fitted law."""
+        return self.batch.law
+
+    @property
+    def curve(self) -> Curve:
+        """The specimen as given."""
+        return self.batch.curves[0]
+
+    @property
+    def converged(self) -> bool:
+        """True if the solve reached its solution."""
+        return bool(self.batch.converged[0])
+
+    def __getitem__(self, name: str) -> Estimate:
+        if name not in self.law.parameters:
+            raise KeyError(f"Unknown parameter {name!r} of law {self.law.name}; it has {self.law.describe()}")
+        return self.estimates[name]
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """name -> :class:`Estimate`, in the order of the law."""
+        batch, units = self.batch, self.law.parameters
+        return {
+            name: Estimate(
+                name,
+                *(float(e[part][0]) for part in ("value", "lower", "upper")),
+                batch.level,
+                units[name].unit,
+                float(e["std"][0]),
+                float(e["from_data"][0]),
+                batch.reasons[0],
+            )
+            for name, e in batch.estimates().items()
+        }
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the expected curve: (points,) in the unit of y, at x: (points,) in the unit of the law's x."""
+        return self.batch.predict(x)[0]
+
+    def band(self, x: np.ndarray, level: float | None = None, *, noise: bool = False) -> Band:
+        """Return the pointwise interval of the curve, or of a new measurement with ``noise=True``.
+
+        Args:
+            x: (points,), in the unit of the law's x.
+            level: probability between 0 and 1; the fit's own level if None.
+            noise: True to add the noise of one measurement.
+        """
+        band = self.batch.band(x, level, noise=noise)
+        return band._replace(lower=band.lower[0], upper=band.upper[0])
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> pd.DataFrame:
+        """Return n draws of the parameters in natural units, one column a parameter."""
+        import pandas as pd
+
+        rows = torch.multinomial(self.batch.weights[0], n, replacement=True, generator=generator)
+        drawn = dict(zip(self.law.names, self.batch.nodes[0, rows].T, strict=True))
+        return pd.DataFrame({name: value.numpy() for name, value in self.law.constrain(drawn).items()})
+
+    def correlation(self) -> np.ndarray:
+        """Return (parameters, parameters): correlation of the unconstrained parameters."""
+        nodes, weights = self.batch.nodes[0], self.batch.weights[0]
+        covariance = np.atleast_2d(np.cov(nodes.T.numpy(), aweights=weights.numpy(), ddof=0))
+        sd = np.sqrt(np.diag(covariance))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return covariance / np.outer(sd, sd)
+
+    def residuals(self) -> np.ndarray:
+        """Return (points,): measured minus expected, in the unit of y."""
+        return self.curve.y - self.predict(self.curve.x)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a parameter: value, lower, upper, unit, std, from_data, reason."""
+        import pandas as pd
+
+        rows = [vars(estimate) for estimate in self.estimates.values()]
+        return pd.DataFrame(rows).rename(columns={"name": "parameter"}).set_index("parameter")
+
+    def __str__(self) -> str:
+        return report.text(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the points, the expected curve and its band; returns the axes."""
+        return report.draw(self, ax)
+
+
+def from_covariance(
+    law: Law,
+    curve: Curve,
+    best: dict[str, float],
+    covariance: np.ndarray | None,
+    dof: float,
+    *,
+    noise: float,
+    level: float,
+    converged: bool,
+    notes: tuple[str, ...] = (),
+) -> Calibration:
+    """Return the calibration of a fit without a prior.
+
+    Args:
+        law: the law.
+        curve: the specimen.
+        best: name -> unconstrained least-squares value.
+        covariance: (parameters, parameters) of the unconstrained values; None withholds all intervals.
+        dof: degrees of freedom behind the covariance's scale; inf if it is known.
+        noise: standard deviation of a measurement.
+        level: of the intervals.
+        converged: whether the values are a minimum.
+        notes: why there is no covariance.
+    """
+    centre = torch.tensor([best[name] for name in law.names], dtype=torch.float64)
+    nodes, errors = centre[None], np.full(len(centre), np.nan)
+    if covariance is not None:
+        errors = np.sqrt(np.diag(covariance))
+        safe = np.where(errors > 0, errors, 1.0)
+        values, vectors = np.linalg.eigh(covariance / np.outer(safe, safe))
+        factor = safe[:, None] * vectors * np.sqrt(values.clip(min=0.0))
+        nodes = centre + torch.from_numpy(_multivariate_t(len(centre), dof) @ factor.T)
+    count = len(nodes)
+    return Calibration(
+        Calibrations(
+            law,
+            [curve],
+            nodes[None],
+            torch.full((1, count), 1.0 / count, dtype=torch.float64),
+            centre[None],
+            np.full((1, len(centre)), np.nan if covariance is None else 1.0),
+            np.array([noise]),
+            np.zeros(1),
+            np.array([converged]),
+            Classical(dict(zip(law.names, errors.tolist(), strict=True)), dof),
+            level,
+            "least squares, no prior",
+            ("; ".join(notes),),
+        )
+    )
+
+
+def weighted_quantiles(values: Tensor, weights: Tensor, levels: Sequence[float]) -> list[Tensor]:
+    """Return the quantiles of weighted values along the last axis, linear between midpoints of the weights.
+
+    Args:
+        values: (..., nodes).
+        weights: broadcasts to values; sums to 1 along the last axis.
+        levels: probabilities between 0 and 1.
+    Returns: one (...,) tensor a level.
+
+    >>> weighted_quantiles(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.25, 0.25, 0.5]), [0.5])
+    [tensor(2.)]
+    """
+    if values.shape[-1] == 1:
+        return [values[..., 0] for _ in levels]
+    ordered, order = values.sort(-1)
+    weight = weights.expand(values.shape).gather(-1, order)
+    middle = weight.cumsum(-1) - 0.5 * weight
+    result = []
+    for level in levels:
+        wanted = torch.full((*middle.shape[:-1], 1), level, dtype=middle.dtype)
+        right = torch.searchsorted(middle.contiguous(), wanted).clamp(1, middle.shape[-1] - 1)
+        low, high = middle.gather(-1, right - 1), middle.gather(-1, right)
+        share = ((wanted - low) / (high - low).clamp(min=1e-300)).clamp(0.0, 1.0)
+        below, above = ordered.gather(-1, right - 1), ordered.gather(-1, right)
+        result.append((below + share * (above - below))[..., 0])
+    return result
+
+
+def _multivariate_t(dimension: int, dof: float) -> np.ndarray:
+    """Return (nodes, dimension) equally weighted standard multivariate t; normal at infinite degrees of freedom."""
+    cube = lattice(_CLASSICAL_NODES, dimension + 1)
+    radius = np.ones(len(cube)) if np.isinf(dof) else stats.chi2.ppf(cube[:, -1], dof) / dof
+    return special.ndtri(cube[:, :-1]) / np.sqrt(radius)[:, None]
+
+
+def _normal_nodes(count: int) -> Tensor:
+    """Return (count,) standard normal quantiles in an order that is unrelated to the nodes' own."""
+    return torch.from_numpy(special.ndtri(((np.arange(count) + 0.5) * 0.6180339887498949) % 1.0))
+
+
+def _abscissa(x: np.ndarray) -> Tensor:
+    """Return x as a (points,) float64 tensor; raises ValueError where it is not finite or not flat."""
+    x = np.asarray(x, dtype=float)
+    if x.ndim != 1:
+        raise ValueError(f"x has shape {x.shape}; pass a flat array, (points,)")
+    if not np.isfinite(x).all():
+        raise ValueError(f"x[{int((~np.isfinite(x)).argmax())}] is not finite")
+    return torch.from_numpy(x)
+
+
+def _probability(level: float) -> float:
+    """Return the level; raises ValueError unless it lies between 0 and 1."""
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1; got {level} (0.9 for 90 %)")
+    return float(level)

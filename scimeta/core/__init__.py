@@ -1,0 +1,1 @@
+"""The meta-optimisation core: tasks, update rules, inner loops. It never learns what the numbers mean."""

@@ -1,0 +1,53 @@
+"""The contact between the core and a domain: one function of one task, and one batch axis over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+"""Flat mapping from name to tensor, as ``dict(module.named_parameters())`` gives."""
+
+Data = Any
+"""A nest of tuples, dicts and NamedTuples of tensors."""
+
+Loss = Callable[[Params, Data], Tensor]
+"""Scalar loss of ONE task."""
+
+
+class Task(NamedTuple):
+    """One problem: what adapts and what judges.
+
+    A batch of tasks is the same tuple with a leading task axis on every tensor.
+
+    Attributes:
+        support: data that the inner loop adapts to.
+        query: data that judge the adapted parameters.
+    """
+
+    support: Data
+    query: Data
+
+
+TaskSampler = Callable[[int, torch.Generator], Task]
+"""Number of tasks, generator -> a batch of tasks."""
+
+
+def over_tasks(function: Callable[..., Any], in_dims: Any = 0, *, chunk_size: int | None = None) -> Callable[..., Any]:
+    """Return ``function`` of one task, batched over a leading task axis.
+
+    The only place where the package calls ``torch.func.vmap``.
+
+    Args:
+        function: pure function of tensors (or nests of tensors) of one task.
+        in_dims: the task axis of each argument; None where all tasks share the argument.
+        chunk_size: tasks computed at once; None for all. Bounds the memory, not the result.
+
+    >>> double_sum = over_tasks(lambda x: 2 * x.sum())
+    >>> double_sum(torch.ones(3, 4))
+    tensor([8., 8., 8.])
+    """
+    return torch.func.vmap(function, in_dims=in_dims, chunk_size=chunk_size)

@@ -1,0 +1,91 @@
+"""The curves that ship with the package; sources, licences and columns are told in full in data/README.md."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from scimeta.calibration.curves import Curves
+from scimeta.calibration.tables import read_curves
+
+_HERE = Path(__file__).resolve().parent
+_FOLDERS = (_HERE / "data", _HERE.parent / "data")  # in an installed package, in a checkout
+
+
+def alloys() -> Curves:
+    """Return the transformed fractions of 60 past alloys against time in s, 722 points.
+
+    Simulated by the JMAK law with noise of standard deviation 0.02; :func:`alloys_truth` has the parameters. Licence:
+    Apache-2.0.
+
+    >>> alloys()
+    Curves(60 specimens, 722 points: fraction against time [s])
+    """
+    return read_curves(path("jmak_alloys"), by="alloy")
+
+
+def alloys_truth() -> dict[str, dict[str, float]]:
+    """Return the true k, 1/s, and n of each simulated alloy, the new one (A61) included.
+
+    Law X = 1 - exp(-(k t)^n). Licence: Apache-2.0.
+
+    >>> alloys_truth()["A01"]
+    {'k': 0.0112884, 'n': 1.60184}
+    """
+    with path("jmak_alloys_truth").open(encoding="utf-8", newline="") as file:
+        return {row["alloy"]: {"k": float(row["k [1/s]"]), "n": float(row["n"])} for row in csv.DictReader(file)}
+
+
+def new_alloy() -> Curves:
+    """Return the first four points of one further alloy, A61: fraction against time in s.
+
+    Simulated from the same family as :func:`alloys`. Licence: Apache-2.0.
+
+    >>> new_alloy()["A61"].x
+    array([10., 20., 30., 40.])
+    """
+    return read_curves(path("jmak_new_alloy"), by="alloy")
+
+
+def new_alloy_rest() -> Curves:
+    """Return the 16 points of alloy A61 that follow those of :func:`new_alloy`, to judge a prediction by.
+
+    Simulated. Licence: Apache-2.0.
+    """
+    return read_curves(path("jmak_new_alloy_rest"), by="alloy")
+
+
+def bainite() -> Curves:
+    """Return two measured curves of bainite fraction against time in s, 100 points each.
+
+    Dilatometry at 400 degC of one steel with austenite grains of 10 and 15 um. Conditions: "grain [um]" and
+    "temperature [degC]". The transformation stays incomplete, and small negative fractions are instrument noise.
+    Licence: MIT, (c) 2023 DanielDosSantosAvila, github.com/DanielDosSantosAvila/bainite-model, thinned.
+
+    Reference: dos Santos Avila, Offerman, Santofimia, Acta Mater. 266, 119656 (2024).
+
+    >>> bainite().names
+    ('grain 10 um', 'grain 15 um')
+    """
+    return read_curves(path("bainite_dilatometry"), conditions=["grain [um]", "temperature [degC]"])
+
+
+def path(name: str) -> Path:
+    """Return where a table lies that ships with the package, for programs that read it themselves.
+
+    Args:
+        name: its name, with or without ".csv".
+
+    Raises:
+        ValueError: there is no such table; lists those that there are.
+
+    >>> path("jmak_alloys").name
+    'jmak_alloys.csv'
+    """
+    folder = next((folder for folder in _FOLDERS if (folder / "jmak_alloys.csv").is_file()), None)
+    if folder is None:
+        raise FileNotFoundError("the tables that ship with scimeta are missing; install the package again")
+    tables = sorted(table.stem for table in folder.glob("*.csv"))
+    if name.removesuffix(".csv") not in tables:
+        raise ValueError(f"Unknown table {name!r}; there are {', '.join(tables)}")
+    return folder / f"{name.removesuffix('.csv')}.csv"

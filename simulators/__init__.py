@@ -1,0 +1,1 @@
+"""Simulated experiments with known truth: arrays out, no learning inside."""

@@ -1,0 +1,160 @@
+"""The main job on measured curves: leave one curve out, see its first points, predict the rest.
+
+The data have no stated licence and do not ship; they are read from ../shared/data beside the repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from kinetics_rivals import START, Predict, Prediction, avrami, each, one_curve_fit
+from numpy import ndarray
+from scipy.optimize import curve_fit
+
+from scimeta import Calibrator, Curve, learn_prior
+from scimeta.calibration.law import Law
+
+SEEN_UP_TO = 0.25  # fraction transformed when the prediction is made
+NOISE = 0.02  # added to the seen points in the noise rows
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+class Family(NamedTuple):
+    """Measured curves of one material, what their conditions are called, and how many points are seen."""
+
+    title: str
+    curves: list[Curve]
+    conditions: tuple[str, ...]
+    seen: tuple[int, ...]
+
+
+def families(data: Path = DATA) -> list[Family]:
+    """Return the polymer, copper and steel curves, those that are there; says of the others that they are not."""
+    found = []
+    for folder, read in {"polymer_dsc_isothermal": polymer, "cu_recrystallisation": copper,
+                         "steel_isothermal": steel}.items():  # fmt: skip
+        if (data / folder).is_dir():
+            found.append(read(data / folder))
+        else:
+            print(f"\n{folder}: not at {data / folder}, so its table is left out (no licence to ship it)")
+    return found
+
+
+def polymer(folder: Path) -> Family:
+    """Return the 27 DSC curves, time in minutes since the start of the integration."""
+    start = pd.read_csv(folder / "curves.csv").set_index("curve")["t_start_s"]
+    table = pd.read_csv(folder / "relative_crystallinity_derived.csv")
+    curves = []
+    for number, rows in table.groupby("curve"):
+        temperature, filler = rows["temperature"].iloc[0], rows["filler_wt_pct"].iloc[0]
+        conditions = {"T": temperature, "T2": (temperature - 45.0) ** 2, "filler": filler}
+        minutes = (rows["time"].to_numpy() - start[number]) / 60
+        curves.append(positive(f"curve {number}", minutes, rows["fraction"].to_numpy(), conditions))
+    return Family("polymer, isothermal DSC", curves, ("T", "T2", "filler"), (3, 5, 8))
+
+
+def copper(folder: Path) -> Family:
+    """Return the 6 isotherms of recrystallising copper, time in minutes by repute."""
+    return Family("copper, recrystallisation", isotherms(folder / "cu_recrystallisation.csv"), ("1000/T",), (4,))
+
+
+def steel(folder: Path) -> Family:
+    """Return the 4 isotherms of a transforming steel, time in seconds."""
+    return Family("steel, transformation", isotherms(folder / "steel_isothermal.csv"), ("1000/T",), (4,))
+
+
+def isotherms(path: Path) -> list[Curve]:
+    """Return one curve a temperature, with 1000 / T in 1/K as its condition."""
+    return [
+        positive(f"{temperature:g} deg C", rows["time"].to_numpy(), rows["fraction"].to_numpy(),
+                 {"1000/T": 1000 / (temperature + 273.15)})
+        for temperature, rows in pd.read_csv(path).sort_values("time").groupby("temperature")
+    ]  # fmt: skip
+
+
+def positive(name: str, time: ndarray, fraction: ndarray, conditions: dict[str, float]) -> Curve:
+    """Return the curve without its points at t = 0, which say nothing, and without repeated times."""
+    keep = np.flatnonzero(time > 0)
+    keep = keep[np.unique(time[keep], return_index=True)[1]]
+    return Curve(name, time[keep], fraction[keep], None, conditions)
+
+
+def seen_points(fraction: ndarray, m: int) -> ndarray:
+    """Return the indices of m points spread evenly by index up to the last X <= .25, but at least the first m."""
+    last = max(np.flatnonzero(fraction <= SEEN_UP_TO).max(initial=0), m - 1)
+    return np.round(np.linspace(0, last, m)).astype(int)
+
+
+def print_family(law: Law, family: Family, repeats: int, limit: int | None) -> None:
+    """Print RMSE and coverage of ours, with and without conditions, and of curve_fit, for precise and noisy points."""
+    print(f"\n{family.title}: {len(family.curves)} curves, leave one out, points up to X = {SEEN_UP_TO}")
+    print(f"  the law itself, fitted to whole curves: RMSE {whole_curves(family.curves):.4f}")
+    print("  (less than that is possible only by a misfit that the law has in common in all the past curves)")
+    print(f"  {'method':38s} {'m':>2s}  {'RMSE':>6s} {'coverage':>8s}  {f'RMSE, noise {NOISE}':>16s} {'coverage':>8s}")
+    left_out = range(len(family.curves))[:limit]
+    for conditions in dict.fromkeys([(), family.conditions]):
+        name = f"ours, conditions {', '.join(conditions)}" if conditions else "ours, no conditions"
+        try:
+            predictors = {i: ours_without(law, family.curves, i, conditions) for i in left_out}
+        except ValueError as error:
+            print(f"  {name}: {error}")
+        else:
+            print_rows(name, family, predictors, repeats)
+    print_rows("curve_fit, bounded", family, {i: scaled_curve_fit for i in left_out}, repeats)
+
+
+def print_rows(name: str, family: Family, predictors: dict[int, Predict], repeats: int) -> None:
+    """Print one row for each number of seen points."""
+    for m in family.seen:
+        scores = []
+        for noise, times in ((0.0, 1), (NOISE, repeats)):
+            errors, inside = [], []
+            for i, predict in predictors.items():
+                curve = family.curves[i]
+                seen = seen_points(curve.y, m)
+                rest = np.setdiff1d(np.arange(len(curve.x)), seen)
+                rng = np.random.default_rng([i, m])
+                given = curve.y[seen] + noise * rng.standard_normal((times, m))
+                mean, lower, upper = predict(curve.x[seen], given, curve.x[rest])
+                errors.append(((mean - curve.y[rest]) ** 2).ravel())
+                inside.append(((lower <= curve.y[rest]) & (curve.y[rest] <= upper)).ravel())
+            scores += [np.sqrt(np.concatenate(errors).mean()), np.concatenate(inside).mean()]
+        print(f"  {name:38s} {m:2d}  {scores[0]:6.4f} {scores[1]:8.3f}  {scores[2]:16.4f} {scores[3]:8.3f}")
+
+
+def ours_without(law: Law, curves: Sequence[Curve], left_out: int, conditions: tuple[str, ...]) -> Predict:
+    """Return the predictor of one curve, learned from all the others complete."""
+    past = [curve for i, curve in enumerate(curves) if i != left_out]
+    calibrator = Calibrator(law, learn_prior(law, past, conditions=conditions))
+    template = curves[left_out]
+
+    def predict(seen: ndarray, fractions: ndarray, times: ndarray) -> Prediction:
+        fits = calibrator.fit_many([replace(template, name=f"{template.name}, repeat {i}", x=seen, y=y)
+                                    for i, y in enumerate(fractions)])  # fmt: skip
+        # A left-out measurement, noise and misfit of the law included, is what the band has to hold here.
+        band = fits.band(times, 0.9, noise=True)
+        return Prediction(fits.predict(times), band.lower, band.upper)
+
+    return predict
+
+
+@each
+def scaled_curve_fit(seen: ndarray, fraction: ndarray, times: ndarray) -> tuple[ndarray, ndarray]:
+    """`curve_fit` in units of the last seen time, so that one start and one pair of bounds serve all materials."""
+    mean, sd = one_curve_fit(seen / seen[-1], fraction, times / seen[-1])
+    return mean, np.hypot(sd, NOISE)
+
+
+def whole_curves(curves: Sequence[Curve]) -> float:
+    """Return the RMSE that the law leaves when it is fitted to all the points of each curve."""
+    misfits = []
+    for curve in curves:
+        time = curve.x / np.interp(0.5, curve.y, curve.x)
+        (k, n), _ = curve_fit(avrami, time, curve.y, START, bounds=((1e-3, 0.1), (1e3, 20.0)))
+        misfits.append(avrami(time, k, n) - curve.y)
+    return float(np.sqrt(np.mean(np.concatenate(misfits) ** 2)))

@@ -1,0 +1,110 @@
+"""The import table of the architecture, read from every file."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted([*ROOT.glob("scimeta/**/*.py"), *ROOT.glob("simulators/**/*.py")])
+
+# What the files of a package may import beside the standard library and their own package.
+TABLE = {
+    "scimeta.core": {"torch"},
+    "scimeta.models": {"torch"},
+    "scimeta.calibration": {"scimeta.core", "scimeta.files", "torch", "numpy", "scipy", "pandas", "pint", "tqdm"},
+    "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib"},
+    "scimeta.diagnostics": {"scimeta.core", "torch"},
+    "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
+    "scimeta.files": set(),
+    "scimeta.datasets": {"scimeta.calibration"},
+    "scimeta": {"scimeta"},
+    "scimeta.cli": {"scimeta", "numpy", "pandas", "simulators"},
+    "simulators": {"numpy", "scipy", "pandas", "pybullet", "gymnasium"},
+}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def package(module: str) -> str:
+    """Return the longest row of the table that the module belongs to."""
+    rows = [row for row in TABLE if module == row or (row != "scimeta" and module.startswith(f"{row}."))]
+    assert rows, f"{module} has no row in the table of the architecture"
+    return max(rows, key=len)
+
+
+def imports(path: Path) -> set[tuple[str, bool]]:
+    """Return (module, only for type checkers) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    hints = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and getattr(block.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(alias.name, id(node) in hints) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            known = {name for name in names if (ROOT / name.replace(".", "/")).with_suffix(".py").exists()}
+            found |= {(name, id(node) in hints) for name in (known or {node.module})}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_every_file_imports_only_what_its_layer_may(path: Path) -> None:
+    own = package(dotted(path))
+    for name, only_hint in imports(path):
+        top = name.split(".")[0]
+        if top in sys.stdlib_module_names or (only_hint and top == "matplotlib"):
+            continue
+        if own != "scimeta" and (name == own or name.startswith(f"{own}.")):
+            continue
+        if top == "matplotlib":
+            assert name == "matplotlib.pyplot" or own == "scimeta.cli", f"{path}: {name}"
+            continue
+        allowed = TABLE[own]
+        assert any(name == entry or name.startswith(f"{entry}.") for entry in allowed), f"{dotted(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_matplotlib_is_imported_only_inside_functions(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        assert not any(name.startswith("matplotlib") for name in names), dotted(path)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if dotted(path).startswith("scimeta.domains.")], ids=dotted)
+def test_domains_do_not_know_each_other(path: Path) -> None:
+    others = {name.split(".")[2] for name, _ in imports(path) if name.startswith("scimeta.domains.")}
+    assert others <= {dotted(path).split(".")[2]}
+
+
+def test_vmap_is_called_in_one_place() -> None:
+    callers = [dotted(path) for path in FILES if "vmap(" in path.read_text(encoding="utf-8")]
+    assert callers == ["scimeta.core.tasks"]
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in FILES:
+        names = {name.split(".")[0] for name, _ in imports(path)}
+        assert not names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"} or "ensembles" in str(path)
+        assert "torch.load(" not in path.read_text(encoding="utf-8")
+
+
+def test_every_public_name_exists_and_has_a_docstring() -> None:
+    import scimeta
+
+    assert len(scimeta.__all__) == len(set(scimeta.__all__))
+    for name in scimeta.__all__:
+        assert getattr(scimeta, name).__doc__, name
