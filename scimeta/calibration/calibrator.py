@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import stats
 
 from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.law import Law
 from scimeta.calibration.posterior import measured, posterior
 from scimeta.calibration.prior import Prior
-from scimeta.calibration.result import Calibration, Calibrations
+from scimeta.calibration.result import Calibration, Calibrations, Errors
 
 _MIN_EFFECTIVE = 16.0  # fewer nodes than this in effect carry no 5 % quantile
+_UNBELIEVABLE = 1e-4  # probability of residuals as large as a fit's, below which its intervals are withheld
 
 
 @dataclass(frozen=True)
@@ -81,21 +83,21 @@ class Calibrator:
         prior, law = self.prior, self.prior.corrected_law
         design = prior.design([curve.conditions for curve in curves], [curve.name for curve in curves])
         population, shared = prior.gaussian(design), prior.shared_values()
-        found = posterior(law, population, shared, data.points(prior.noise))
-        nodes = [
-            found.nodes[..., law.fast.index(n)] if n in law.fast else shared[n].expand(found.weights.shape)
-            for n in law.names
-        ]
-        best = [
-            found.mode[:, law.fast.index(n)] if n in law.fast else shared[n].expand(len(found.mode)) for n in law.names
-        ]
+        points = data.points(prior.noise)
+        found = posterior(law, population, shared, points)
+        count, converged = len(found.mode), found.converged.numpy()
+        fast = {name: i for i, name in enumerate(law.fast)}
+        nodes = [found.nodes[..., fast[n]] if n in fast else shared[n].expand(found.weights.shape) for n in law.names]
+        best = [found.mode[:, fast[n]] if n in fast else shared[n].expand(count) for n in law.names]
+        misfit = law.curve(dict(zip(law.names, best, strict=True)), points.x) - points.y
+        chi_square = ((misfit * points.inverse_sd) ** 2).sum(-1).numpy()
         shrunk = found.covariance.diagonal(dim1=-2, dim2=-1) / population.covariance.diagonal()
         informed = dict(zip(law.fast, (1.0 - shrunk).clamp(0.0, 1.0).T.numpy(), strict=True))
-        converged = found.converged.numpy()
         if not converged.all():
             shown = [curve.name for curve, good in zip(curves, converged, strict=True) if not good][:5]
             warnings.warn(
-                f"{(~converged).sum()} of {len(curves)} fits did not converge: {', '.join(shown)}", stacklevel=2
+                f"{(~converged).sum()} of {count} fits did not converge: {', '.join(shown)}",
+                stacklevel=2,
             )
         return Calibrations(
             law,
@@ -103,24 +105,34 @@ class Calibrator:
             torch.stack(nodes, -1),
             found.weights,
             torch.stack(best, -1),
-            np.stack([informed.get(n, np.zeros(len(converged))) for n in law.names], -1),
-            np.full(len(converged), prior.noise),
-            np.full(len(converged), prior.wander),
+            np.stack([informed.get(name, np.zeros(count)) for name in law.names], -1),
+            np.full(count, prior.noise),
+            np.full(count, prior.wander),
             converged,
-            None,
+            Errors({name: error for name, (_, error) in prior.shared.items()}),
+            True,
             self.level,
             f"prior {prior.origin}",
-            _reasons(found.effective.numpy(), converged),
+            _reasons(converged, found.effective.numpy(), chi_square, data.mask.sum(-1).numpy()),
         )
 
 
-def _reasons(effective: np.ndarray, converged: np.ndarray) -> tuple[str, ...]:
+def _reasons(
+    converged: np.ndarray, effective: np.ndarray, chi_square: np.ndarray, points: np.ndarray
+) -> tuple[str, ...]:
     """Return why each specimen's intervals are withheld; "" where they hold."""
-    thin = (
-        "only {:.0f} importance nodes count, so the posterior's tails are not known; the points "
-        "contradict the prior or each other, check their units and sigma"
-    )
-    return tuple(
-        "the solve did not converge" if not good else thin.format(size) if size < _MIN_EFFECTIVE else ""
-        for size, good in zip(effective, converged, strict=True)
-    )
+    reasons = [""] * len(converged)
+    for i in np.flatnonzero(effective < _MIN_EFFECTIVE):
+        reasons[i] = (
+            f"only {effective[i]:.0f} importance nodes count, so the posterior's tails are not known; the points "
+            "contradict the prior or each other, check their units and sigma"
+        )
+    for i in np.flatnonzero(stats.chi2.sf(chi_square, points) < _UNBELIEVABLE):
+        times = (chi_square[i] / points[i]) ** 0.5
+        reasons[i] = (
+            f"the points lie {times:.2g} times farther from the curve than their noise allows; give their sigma, or "
+            "check their units and that the specimen is one of the family"
+        )
+    for i in np.flatnonzero(~converged):
+        reasons[i] = "the solve did not converge"
+    return tuple(reasons)

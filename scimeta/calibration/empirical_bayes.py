@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,11 +14,11 @@ from tqdm import tqdm
 
 from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.law import Law
-from scimeta.calibration.misfit import Basis, Misfit, fit_misfit
+from scimeta.calibration.misfit import Basis, Misfit, Residuals, fit_misfit, held_out_gain
 from scimeta.calibration.posterior import Gaussian, Measured, Points, Posterior, measured, posterior, student_nodes
 from scimeta.calibration.prior import Prior
 
-_WORTH = 10.0  # nats of log evidence that a misfit must bring before it is believed
+_WORTH = 3.0  # standard errors by which a misfit must help the specimens left out before it is believed
 
 
 class _Population(NamedTuple):
@@ -27,6 +28,7 @@ class _Population(NamedTuple):
     covariance: Tensor  # (fast, fast)
     noise: float
     shared: dict[str, Tensor]
+    errors: dict[str, float]  # standard errors of the shared parameters
     misfit: Misfit | None = None
 
     def law(self, past: _Past) -> Law:
@@ -56,8 +58,8 @@ def learn_prior(
     is the posterior of every specimen, its mode solved to convergence and its moments by importance sampling
     (half-converged inner solves bias the population); the M step is closed: regression of the means on the conditions,
     their scatter plus the posterior covariances, the expected squared residual. The scatter is divided by specimens
-    minus regressors (as in restricted maximum likelihood). Shared parameters take a generalised-least-squares step on
-    the linearised marginal likelihood (Lindstrom and Bates). Where the residuals show that the law misses in the same
+    minus regressors (as in restricted maximum likelihood). Shared parameters take a scoring step on the marginal
+    likelihood (Lindstrom and Bates's information). Where the residuals show that the law misses in the same
     way in every specimen, that misfit is learned too, see :class:`scimeta.calibration.misfit.Misfit`.
 
     Args:
@@ -81,15 +83,17 @@ def learn_prior(
     bar = tqdm(total=2 * steps, desc="learn_prior", disable=None, delay=2, leave=False)
     with bar:
         population, found, converged = _iterate(past, population, start, steps, tolerance, bar)
-        misfit, gain = _misfit(past, population, found)
-        if gain > _WORTH:
-            population = population._replace(misfit=misfit)
+        residuals, basis = _residuals(past, population, found)
+        gain = held_out_gain(residuals, basis)
+        if gain.mean() > _WORTH * gain.std() / len(gain) ** 0.5:
+            population = population._replace(misfit=_misfit(past, population, found))
             population, found, converged = _iterate(past, population, found.mode, steps, tolerance, bar)
     if not converged:
         warnings.warn(
             f"learn_prior: no fixed point after {steps} iterations; raise steps or simplify the law", stacklevel=2
         )
-    errors = _shared_errors(past, population, found)
+    # What each specimen would have been at the conditions' centre, beside which the population is shown.
+    at_centre = found.mean - (past.design - torch.eye(1, past.design.shape[1])) @ population.coefficients
     return Prior(
         law,
         population.coefficients.numpy(),
@@ -98,8 +102,8 @@ def learn_prior(
         tuple(conditions),
         centre,
         scale,
-        {n: (float(v), errors[n]) for n, v in population.shared.items()},
-        {curve.name: row for curve, row in zip(curves, found.mean.numpy(), strict=True)},
+        {n: (float(v), population.errors[n]) for n, v in population.shared.items()},
+        {curve.name: row for curve, row in zip(curves, at_centre.numpy(), strict=True)},
         (float(past.data.x.min()), float(past.data.x.max())),
         converged,
         population.misfit,
@@ -151,37 +155,45 @@ def _design(curves: Sequence[Curve], conditions: Sequence[str], fast: int) -> tu
 
 
 def _first_population(past: _Past, curves: Sequence[Curve]) -> tuple[Tensor, _Population]:
-    """Return modes under a wide prior, and the population that they suggest."""
-    law, data, design = past
+    """Return modes under a wide prior, and the population that they suggest.
+
+    Every specimen is first given all parameters as its own; the shared ones start from the medians.
+    """
+    data, design = past.data, past.design
+    law = replace(past.law, parameters={n: replace(p, shared=False) for n, p in past.law.parameters.items()})
     spread = max(float(data.y[data.mask].std(correction=0)), 1e-300)
     points = data.points(0.1 * spread)
-    fast, shared = law.fast, {n: torch.zeros((), dtype=torch.float64) for n in law.names if n not in law.fast}
-    if law.first_guess is not None:
-        guesses = [law.first_guess(curve.x, curve.y) for curve in curves]
-        free = law.unconstrain({n: torch.tensor([g[n] for g in guesses], dtype=torch.float64) for n in law.names})
-        start = torch.stack([free[n] for n in fast], -1)
-        shared = {n: free[n].median() for n in shared}
-    else:
-        start = _search(law, points, shared)
-    wide = Gaussian(start, 4.0 * torch.eye(len(fast), dtype=torch.float64))
-    found = posterior(law, wide, shared, points, start=start)
-    mode = torch.where(found.converged[:, None], found.mode, start)
+    start = _search(law, points) if law.first_guess is None else _guessed(law, curves)
+    real = torch.tensor([parameter.support == "real" for parameter in law.parameters.values()])
+    sd = torch.where(real, 1e4 * (1.0 + start.abs().max(0).values), 2.0)  # a real parameter may have any magnitude
+    found = posterior(law, Gaussian(start, torch.diag(sd**2)), {}, points, start=start, nodes=1)
+    every = torch.where(found.converged[:, None], found.mode, start)
+    shared = {n: every[:, i].median() for i, n in enumerate(law.names) if n not in past.law.fast}
+    mode = every[:, [i for i, name in enumerate(law.names) if name in past.law.fast]]
     coefficients = torch.linalg.lstsq(design, mode).solution
     coefficients[0] += (mode - design @ coefficients).median(0).values
     deviation = (mode - design @ coefficients).abs().median(0).values / 0.6745
-    covariance = torch.diag((2.0 * deviation).clamp(min=0.05) ** 2)
-    r = (_curve(law, mode, shared, data.x) - data.y) * data.mask
+    floor = torch.where(real[[n in past.law.fast for n in law.names]], 1e-3 * mode.abs().max(0).values, 0.05)
+    covariance = torch.diag((2.0 * deviation).maximum(floor).clamp(min=1e-12) ** 2)
+    r = (_curve(past.law, mode, shared, data.x) - data.y) * data.mask
     noise = float((r * r).sum(-1).median() / data.mask.sum(-1).double().median()) ** 0.5
-    return mode, _Population(coefficients, covariance, max(noise, 1e-4 * spread), shared)
+    errors = dict.fromkeys(shared, np.inf)
+    return mode, _Population(coefficients, covariance, max(noise, 1e-4 * spread), shared, errors)
 
 
-def _search(law: Law, points: Points, shared: dict[str, Tensor]) -> Tensor:
-    """Return (specimens, fast): the best of widely scattered values, for a law without a first guess."""
-    nodes = 2.0 * student_nodes(1024, len(law.fast))[0]
-    nodes = torch.cat([torch.zeros_like(nodes[:1]), nodes])
+def _guessed(law: Law, curves: Sequence[Curve]) -> Tensor:
+    """Return (specimens, parameters): the law's first guess at every specimen."""
+    guesses = [law.first_guess(curve.x, curve.y) for curve in curves]
+    free = law.unconstrain({n: torch.tensor([g[n] for g in guesses], dtype=torch.float64) for n in law.names})
+    return torch.stack(list(free.values()), -1)
+
+
+def _search(law: Law, points: Points) -> Tensor:
+    """Return (specimens, parameters): the best of widely scattered values, for a law without a first guess."""
+    nodes = 2.0 * student_nodes(1021, len(law.names))[0]
     best = []
     for x, y, weight in zip(*points, strict=True):
-        misfit = (((_curve(law, nodes, shared, x) - y) * weight) ** 2).sum(-1)
+        misfit = (((_curve(law, nodes, {}, x) - y) * weight) ** 2).sum(-1)
         best.append(nodes[misfit.nan_to_num(nan=torch.inf).argmin()])
     return torch.stack(best)
 
@@ -200,13 +212,9 @@ def _maximize(past: _Past, population: _Population, found: Posterior) -> _Popula
     covariance = (scatter.T @ scatter + found.covariance.sum(0)) / (len(mean) - past.design.shape[1])
     # A direction in which all specimens are alike would otherwise shrink for ever.
     covariance = 0.5 * (covariance + covariance.T) + 1e-10 * torch.eye(len(covariance), dtype=covariance.dtype)
-    shared = population.shared
-    if shared:
-        information, score = _shared_information(past, population, found)
-        step = torch.linalg.lstsq(information, score[:, None]).solution[:, 0].clamp(-1.0, 1.0)
-        shared = {name: value + step[i] for i, (name, value) in enumerate(shared.items())}
-    misfit = None if population.misfit is None else _misfit(past, population, found)[0]
-    return _Population(coefficients, covariance, _noise(past, population, found), shared, misfit)
+    shared, errors = _move_shared(past, population, found) if population.shared else ({}, {})
+    misfit = None if population.misfit is None else _misfit(past, population, found)
+    return _Population(coefficients, covariance, _noise(past, population, found), shared, errors, misfit)
 
 
 def _noise(past: _Past, population: _Population, found: Posterior) -> float:
@@ -232,16 +240,21 @@ def _linearized(past: _Past, population: _Population, found: Posterior, law: Law
     return law.linearized({name: params[name] for name in law.names}, past.data.x)
 
 
-def _misfit(past: _Past, population: _Population, found: Posterior) -> tuple[Misfit, float]:
-    """Return what the law misses in the same way in all specimens, and the log evidence that it gains."""
+def _residuals(past: _Past, population: _Population, found: Posterior) -> tuple[Residuals, Basis]:
+    """Return what the law leaves at every specimen's mode, and the range of what it predicts."""
     curve, by = _linearized(past, population, found, past.law)
     inverse_sd, mask = past.data.points(population.noise).inverse_sd, past.data.mask
-    basis = Basis(float(curve[mask].min()), float(curve[mask].max()))
-    if not basis.upper > basis.lower:
-        return Misfit(0.0, 1.0), 0.0
     sensitivity = torch.stack([d[mask] for d in by.values()], -1)
-    values, gain = fit_misfit(curve[mask], sensitivity, (past.data.y - curve)[mask], inverse_sd[mask], basis)
-    return Misfit(basis.lower, basis.upper, values), gain
+    specimen = torch.arange(len(mask))[:, None].expand(mask.shape)[mask]
+    residuals = Residuals(curve[mask], sensitivity, (past.data.y - curve)[mask], inverse_sd[mask], specimen)
+    lower, upper = float(curve[mask].min()), float(curve[mask].max())
+    return residuals, Basis(lower, upper if upper > lower else lower + 1.0)
+
+
+def _misfit(past: _Past, population: _Population, found: Posterior) -> Misfit:
+    """Return what the law misses in the same way in all specimens."""
+    residuals, basis = _residuals(past, population, found)
+    return Misfit(*basis, fit_misfit(residuals, basis))
 
 
 def _wander(past: _Past, population: _Population, found: Posterior) -> float:
@@ -263,31 +276,47 @@ def _wander(past: _Past, population: _Population, found: Posterior) -> float:
     return (whole - scatter) ** 0.5 if whole - scatter > chance else 0.0
 
 
-def _shared_information(past: _Past, population: _Population, found: Posterior) -> tuple[Tensor, Tensor]:
-    """Return information (shared, shared) and score (shared,) of the shared parameters, specimens marginalised.
+def _move_shared(past: _Past, population: _Population, found: Posterior) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the shared parameters after a scoring step on the marginal likelihood, and their standard errors.
 
-    At the modes, y - f + J_fast (mode - mean) = J_shared step + N(0, sd^2 + J_fast C J_fast').
+    The score is the expectation over the posteriors (Fisher's identity); the information is that of the law linearised
+    at the modes, y - f = J_shared step + J_fast deviation + noise.
     """
-    law = population.law(past)
-    curve, by = _linearized(past, population, found, law)
+    information, score = _shared_information(past, population, found), _shared_score(past, population, found)
+    step = torch.linalg.lstsq(information, score[:, None]).solution[:, 0]
+    variance = torch.linalg.pinv(information, hermitian=True).diagonal().clamp(min=0.0)
+    shared = {}
+    for i, (name, value) in enumerate(population.shared.items()):
+        real = past.law.parameters[name].support == "real"
+        shared[name] = value + (step[i] if real else step[i].clamp(-1.0, 1.0))  # by a factor of e at most
+    return shared, dict(zip(shared, variance.sqrt().tolist(), strict=True))
+
+
+def _shared_information(past: _Past, population: _Population, found: Posterior) -> Tensor:
+    """Return (shared, shared): information on the shared parameters, each specimen's own marginalised."""
+    by = _linearized(past, population, found, population.law(past))[1]
     weight = past.data.points(population.noise).inverse_sd
-    fast = torch.stack([by[name] * weight for name in law.fast], -1)  # (specimens, points, fast)
+    fast = torch.stack([by[name] * weight for name in past.law.fast], -1)  # (specimens, points, fast)
     slow = torch.stack([by[name] * weight for name in population.shared], -1)
-    offset = found.mode - past.design @ population.coefficients
-    r = (past.data.y - curve) * weight + (fast @ offset[..., None])[..., 0]
     marginal = fast @ population.covariance @ fast.mT
     marginal = marginal + torch.eye(marginal.shape[-1], dtype=marginal.dtype)
-    solved = torch.linalg.solve(marginal, torch.cat([slow, r[..., None]], -1))
-    return (slow.mT @ solved[..., :-1]).sum(0), (slow.mT @ solved[..., -1:]).sum(0)[:, 0]
+    return (slow.mT @ torch.linalg.solve(marginal, slow)).sum(0)
 
 
-def _shared_errors(past: _Past, population: _Population, found: Posterior) -> dict[str, float]:
-    """Return the standard error of each shared parameter."""
-    if not population.shared:
-        return {}
-    information, _ = _shared_information(past, population, found)
-    variance = torch.linalg.pinv(information, hermitian=True).diagonal().clamp(min=0.0)
-    return dict(zip(population.shared, variance.sqrt().tolist(), strict=True))
+def _shared_score(past: _Past, population: _Population, found: Posterior) -> Tensor:
+    """Return (shared,): gradient of the log marginal likelihood by the shared parameters."""
+    law, data, count = population.law(past), past.data, found.weights.shape[1]
+    weight = data.points(population.noise).inverse_sd
+    score = torch.zeros(len(population.shared), dtype=data.x.dtype)
+    for rows in torch.arange(len(data.x)).split(64):
+        nodes = found.nodes[rows].reshape(len(rows) * count, -1)
+        params = {name: nodes[:, i] for i, name in enumerate(law.fast)}
+        params |= {name: value.expand(len(nodes)) for name, value in population.shared.items()}
+        curve, by = law.linearized({n: params[n] for n in law.names}, data.x[rows].repeat_interleave(count, 0))
+        pull = (data.y[rows, None] - curve.reshape(len(rows), count, -1)) * weight[rows, None] ** 2
+        pull = torch.nan_to_num(pull * found.weights[rows, :, None]).reshape(len(nodes), -1)
+        score += torch.stack([(by[name] * pull).sum() for name in population.shared])
+    return score
 
 
 def _change(before: _Population, after: _Population) -> float:
@@ -297,7 +326,7 @@ def _change(before: _Population, after: _Population) -> float:
     parts = [float(moved.max()), float((new / sd - 1.0).abs().max()), abs(after.noise / before.noise - 1.0)]
     correlation = before.covariance / sd.outer(sd) - after.covariance / new.outer(new)
     parts.append(float(correlation.abs().max()))
-    parts += [abs(float(after.shared[name] - value)) for name, value in before.shared.items()]
+    parts += [abs(float(after.shared[name] - v)) / max(after.errors[name], 1e-300) for name, v in before.shared.items()]
     if after.misfit is not None and before.misfit is not None:
         parts.append(float(np.abs(after.misfit.values - before.misfit.values).max()) / after.noise)
     return max(parts)

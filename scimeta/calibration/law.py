@@ -30,14 +30,16 @@ class Parameter:
 
     Args:
         unit: its unit, as text; "" if it has none.
-        support: the values that it can take: "real", "positive" (0, inf) or "unit" (0, 1). Priors are Gaussian over the
-            unconstrained value, which is the value itself, its logarithm or its logit.
+        support: the values that it can take, and the scale on which populations are Gaussian: "real", as it is;
+            "positive", by its logarithm, for quantities that spread over magnitudes; "softplus", positive too, but
+            u in value = log(1 + exp(u)), nearly the value itself where it is above one: for exponents and other
+            numbers of order one; "unit" (0, 1), by its logit.
         shared: True if one value holds for all specimens of a family (a friction, an activation energy); False if
             each specimen has its own.
     """
 
     unit: str = ""
-    support: Literal["real", "positive", "unit"] = "real"
+    support: Literal["real", "positive", "softplus", "unit"] = "real"
     shared: bool = False
 
     def __post_init__(self) -> None:
@@ -45,8 +47,18 @@ class Parameter:
             raise ValueError(f"support must be one of {', '.join(_TO_VALUE)}; got {self.support!r}")
 
 
-_TO_VALUE = {"real": lambda u: u, "positive": torch.exp, "unit": torch.sigmoid}
-_TO_UNCONSTRAINED = {"real": lambda v: v, "positive": torch.log, "unit": torch.logit}
+_TO_VALUE = {
+    "real": lambda u: u,
+    "positive": torch.exp,
+    "softplus": lambda u: torch.logaddexp(u, torch.zeros_like(u)),
+    "unit": torch.sigmoid,
+}
+_TO_UNCONSTRAINED = {
+    "real": lambda v: v,
+    "positive": torch.log,
+    "softplus": lambda v: v + torch.log(-torch.expm1(-v)),
+    "unit": torch.logit,
+}
 
 
 @dataclass(frozen=True, eq=False)

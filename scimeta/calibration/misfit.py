@@ -69,38 +69,61 @@ class Misfit:
         return replace(law, fn=fn)
 
 
-def fit_misfit(
-    prediction: Tensor, sensitivity: Tensor, residual: Tensor, inverse_sd: Tensor, basis: Basis
-) -> tuple[np.ndarray, float]:
-    """Return the discrepancy at the knots and the gain in log likelihood that it brings.
+class Residuals(NamedTuple):
+    """Residuals of many specimens end to end.
+
+    Attributes:
+        prediction: (points,) the law at each specimen's own parameters.
+        sensitivity: (points, parameters) its derivatives by the unconstrained parameters.
+        residual: (points,) measured minus prediction.
+        inverse_sd: (points,) 1 / noise standard deviation.
+        specimen: (points,) index of the specimen.
+    """
+
+    prediction: Tensor
+    sensitivity: Tensor
+    residual: Tensor
+    inverse_sd: Tensor
+    specimen: Tensor
+
+
+def fit_misfit(data: Residuals, basis: Basis) -> np.ndarray:
+    """Return (knots,) the discrepancy that the residuals have in common.
 
     Ridge regression of the residuals on the basis, in the space of discrepancies that no common change of the
     parameters could imitate (orthogonal to the summed sensitivities), so that the parameters keep their meaning. The
     ridge's strength maximises the evidence.
 
-    Args:
-        prediction: (points,) the law at each specimen's own parameters, all specimens end to end.
-        sensitivity: (points, parameters) its derivatives by the unconstrained parameters.
-        residual: (points,) measured minus prediction.
-        inverse_sd: (points,) 1 / noise standard deviation.
-        basis: range of the predictions.
-
     Reference: Kennedy, O'Hagan, J. R. Stat. Soc. B 63, 425 (2001); orthogonality: Plumlee, J. Am. Stat. Assoc. 112,
     1274 (2017).
     """
-    unit = torch.eye(KNOTS, dtype=prediction.dtype)
-    design = torch.stack([basis.evaluate(basis.cubics(row), prediction) for row in unit], -1)  # (points, knots)
-    whitened = design * inverse_sd[:, None]
-    blocked = (sensitivity * inverse_sd[:, None]).T @ whitened  # (parameters, knots)
+    unit = torch.eye(KNOTS, dtype=data.prediction.dtype)
+    design = torch.stack([basis.evaluate(basis.cubics(row), data.prediction) for row in unit], -1)  # (points, knots)
+    whitened = design * data.inverse_sd[:, None]
+    blocked = (data.sensitivity * data.inverse_sd[:, None]).T @ whitened  # (parameters, knots)
     free = torch.linalg.svd(blocked, full_matrices=True)[2][len(blocked) :].T  # (knots, knots - parameters)
-    normal, score = whitened @ free, residual * inverse_sd
-    gram, moment = normal.T @ normal, normal.T @ score
-    eigenvalues, vectors = torch.linalg.eigh(gram)
-    rotated = vectors.T @ moment
-    strengths = torch.logspace(-8, 4, 49, dtype=gram.dtype) * eigenvalues.max().clamp(min=1e-300)
+    normal, score = whitened @ free, data.residual * data.inverse_sd
+    eigenvalues, vectors = torch.linalg.eigh(normal.T @ normal)
+    rotated = vectors.T @ (normal.T @ score)
+    strengths = torch.logspace(-8, 4, 49, dtype=unit.dtype) * eigenvalues.max().clamp(min=1e-300)
     # log evidence of N(0, 1 / strength) coefficients, up to what does not depend on the strength
     shrunk = eigenvalues + strengths[:, None]
     evidence = 0.5 * ((rotated**2 / shrunk).sum(-1) + (strengths[:, None] / shrunk).log().sum(-1))
-    best = int(evidence.argmax())
-    coefficients = vectors @ (rotated / (eigenvalues + strengths[best]))
-    return (free @ coefficients).numpy(), float(evidence[best])
+    coefficients = vectors @ (rotated / (eigenvalues + strengths[int(evidence.argmax())]))
+    return (free @ coefficients).numpy()
+
+
+def held_out_gain(data: Residuals, basis: Basis, folds: int = 10) -> Tensor:
+    """Return (specimens,) the log likelihood gained on each specimen by a discrepancy learned from the others.
+
+    Only what specimens have in common can help those that were left out.
+    """
+    count = int(data.specimen.max()) + 1
+    gain = torch.zeros(count, dtype=data.residual.dtype)
+    for fold in range(min(folds, count)):
+        out = data.specimen % min(folds, count) == fold
+        values = torch.from_numpy(fit_misfit(Residuals(*(part[~out] for part in data)), basis))
+        correction = basis.evaluate(basis.cubics(values), data.prediction[out])
+        before, after = data.residual[out] * data.inverse_sd[out], correction * data.inverse_sd[out]
+        gain.index_add_(0, data.specimen[out], 0.5 * (before**2 - (before - after) ** 2))
+    return gain

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import gcd
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,7 @@ from scimeta.calibration.curves import Curve, check_law, pad
 from scimeta.calibration.law import Law
 from scimeta.core.inner_loop import gauss_newton
 
-NODES = 256  # for two parameters; twice as many for each further one
-_MOST_NODES = 2048
+NODES = (101, 199, 401, 809, 1601)  # for one, two, ... fast parameters; primes, for the lattice's sake
 _PROPOSAL_DOF = 5.0  # tails heavier than the posterior's, so that weights stay bounded
 _MIN_EFFECTIVE = 0.35  # share of the nodes; below it the proposal is moved to the nodes' own mean and covariance
 _CHUNK = 1 << 17  # values of the law at once: what fits into the cache of a core
@@ -139,7 +139,7 @@ def posterior(
         start: (specimens, fast) where the search for the mode begins; the prior's mean if None.
         nodes: nodes a specimen; as many as the number of parameters asks for if None.
     """
-    nodes = nodes or min(_MOST_NODES, NODES * 2 ** len(law.fast) // 4)
+    nodes = nodes or NODES[min(len(law.fast), len(NODES)) - 1]
     mode, laplace, converged = _mode(law, prior, shared, points, start)
     scale = torch.linalg.cholesky_ex(laplace)[0]
     chunk = max(1, _CHUNK // (nodes * points.x.shape[1]))
@@ -169,7 +169,7 @@ def _mode(
         return r, torch.cat([jac, whiten.expand(len(x), -1, -1)], 1)
 
     solution = gauss_newton(
-        None, {n: begin[:, i] for i, n in enumerate(names)}, (points, prior.mean), linearized=linearized, tolerance=1e-5
+        None, {n: begin[:, i] for i, n in enumerate(names)}, (points, prior.mean), linearized=linearized, tolerance=1e-4
     )
     mode = torch.stack([solution.params[name] for name in names], -1)
     hessian = solution.jacobian.mT @ solution.jacobian
@@ -181,30 +181,44 @@ def _mode(
 
 def _importance(
     law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, centre: Tensor, scale: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return nodes, weights, effective sample size and log evidence, moving the proposal once where it fits badly."""
+) -> _Weighted:
+    """Return nodes, weights, effective sample size and log evidence.
+
+    A pilot with few nodes around the mode finds the posterior's mean and covariance, which the mode's curvature may
+    miss by half; the nodes that count are placed by these, and once more where they still fit badly.
+    """
+    pilot = _weighted(law, prior, shared, points, centre, scale, count // 4 | 1)
+    centre, scale = _moved(pilot, scale)
+    best = _weighted(law, prior, shared, points, centre, scale, count)
+    poor = (best.effective < _MIN_EFFECTIVE * count).nonzero()[:, 0]
+    if len(poor):
+        weighted = _Weighted(*(part[poor] for part in best))
+        centre, scale = _moved(weighted, scale[poor])
+        some = Gaussian(prior.mean[poor], prior.covariance), shared, Points(*(part[poor] for part in points))
+        again = _weighted(law, *some, centre, scale, count)
+        better = again.effective > weighted.effective
+        for target, value in zip(best, again, strict=True):
+            target[poor[better]] = value[better]
+    return best
+
+
+class _Weighted(NamedTuple):
+    """Nodes of a proposal; attributes as in Posterior."""
+
+    nodes: Tensor
+    weights: Tensor
+    effective: Tensor
+    log_evidence: Tensor
+
+
+def _weighted(
+    law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, centre: Tensor, scale: Tensor, count: int
+) -> _Weighted:
+    """Return the nodes of a proposal around the centre with their normalised weights."""
     nodes, log_weights = _weighted_nodes(law, prior, shared, points, centre, scale, count)
     weights = torch.softmax(log_weights, -1).nan_to_num(1.0 / count)
     effective = 1.0 / (weights * weights).sum(-1)
-    poor = (effective < _MIN_EFFECTIVE * count).nonzero()[:, 0]
-    if len(poor):
-        centre, scale = _moved(nodes[poor], weights[poor], scale[poor])
-        again = _weighted_nodes(
-            law,
-            Gaussian(prior.mean[poor], prior.covariance),
-            shared,
-            Points(*(p[poor] for p in points)),
-            centre,
-            scale,
-            count,
-        )
-        weights_again = torch.softmax(again[1], -1).nan_to_num(1.0 / count)
-        effective_again = 1.0 / (weights_again * weights_again).sum(-1)
-        take = effective_again > effective[poor]
-        poor = poor[take]
-        nodes[poor], log_weights[poor], weights[poor] = again[0][take], again[1][take], weights_again[take]
-        effective[poor] = effective_again[take]
-    return nodes, weights, effective, torch.logsumexp(log_weights, -1) - np.log(count)
+    return _Weighted(nodes, weights, effective, torch.logsumexp(log_weights, -1) - np.log(count))
 
 
 def _weighted_nodes(
@@ -244,23 +258,29 @@ def student_nodes(count: int, dimension: int) -> tuple[Tensor, Tensor]:
 def lattice(count: int, dimension: int) -> np.ndarray:
     """Return (count, dimension) points of the open unit cube: the Korobov lattice whose points lie farthest apart.
 
+    An odd count makes the lattice symmetric about the cube's middle, so that odd moments come out exact.
+
     Reference: Sloan, Joe, Lattice Methods for Multiple Integration, Oxford 1994.
     """
     best, distance = np.ones(dimension, dtype=np.int64), -1.0
     for multiplier in range(1, count // 2 + 1):
+        if gcd(multiplier, count) > 1:
+            continue  # a coordinate would take fewer values than there are points
         generator = np.array([pow(multiplier, j, count) for j in range(dimension)])
         steps = np.arange(1, count)[:, None] * generator % count
         nearest = (np.minimum(steps, count - steps) ** 2).sum(-1).min()
         if nearest > distance:
             best, distance = generator, nearest
-    return (np.arange(count)[:, None] * best % count + 0.5) / count
+    shift = 0.5 if count % 2 else 0.5 + 0.25 / count  # never on the cube's faces
+    return (np.arange(count)[:, None] * best / count + shift) % 1.0
 
 
-def _moved(nodes: Tensor, weights: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+def _moved(found: _Weighted, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return centre and scale of a proposal that follows the weighted nodes, a little wider than they are."""
-    covariance = 1.2 * _covariance(nodes, weights) + 0.05 * scale @ scale.mT
+    covariance = 1.1 * _covariance(found.nodes, found.weights) + 0.05 * scale @ scale.mT
     factor, info = torch.linalg.cholesky_ex(covariance)
-    return (weights[..., None] * nodes).sum(1), torch.where((info != 0)[:, None, None], scale, factor)
+    bad = (info != 0) | ~torch.isfinite(factor).all(-1).all(-1)
+    return (found.weights[..., None] * found.nodes).sum(1), torch.where(bad[:, None, None], scale, factor)
 
 
 def _covariance(nodes: Tensor, weights: Tensor) -> Tensor:

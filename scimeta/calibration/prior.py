@@ -39,7 +39,8 @@ class Prior:
         conditions: names of the conditions that move the mean.
         centre, scale: (conditions,).
         shared: name -> (value, standard error), unconstrained: parameters that are one value for the family.
-        past: specimen -> (fast,) posterior means of the specimens that it was learned from.
+        past: specimen -> (fast,) posterior means of the specimens that it was learned from, moved to the conditions'
+            centre.
         x_range: smallest and largest x among them.
         converged: True if the learning reached its fixed point.
         misfit: what the law gets wrong in the same way in every specimen; None if nothing of the kind was found.
@@ -112,6 +113,12 @@ class Prior:
         values = values.reshape(len(conditions), len(self.conditions))
         return np.column_stack([np.ones(len(conditions)), (values - self.centre) / self.scale])
 
+    def slopes(self) -> pd.DataFrame:
+        """Return the change of each unconstrained parameter per unit of each condition, one row a condition."""
+        import pandas as pd
+
+        return pd.DataFrame(self.coefficients[1:] / self.scale[:, None], list(self.conditions), list(self.law.fast))
+
     def gaussian(self, design: np.ndarray) -> Gaussian:
         """Return the population for specimens with this design matrix: (specimens, 1 + conditions)."""
         return Gaussian(torch.from_numpy(design @ self.coefficients), torch.from_numpy(self.covariance))
@@ -157,14 +164,7 @@ class Prior:
         frame = self.to_frame()
         lines = [f"prior of law {self.law.name}, {self.origin}", ""]
         lines += [frame.drop(columns="shared").to_string(float_format=lambda v: f"{v:.4g}"), ""]
-        lines.append(
-            "lower to upper holds 90 % of the specimens"
-            + (
-                f" at {', '.join(f'{n} = {c:.4g}' for n, c in zip(self.conditions, self.centre, strict=True))}"
-                if self.conditions
-                else ""
-            )
-        )
+        lines.append(f"lower to upper holds 90 % of the specimens{self._place()}")
         if frame.shared.any():
             lines.append(f"one value for all (with its 90 % interval): {', '.join(frame.index[frame.shared])}")
         sd = np.sqrt(np.diag(self.covariance))
@@ -177,9 +177,9 @@ class Prior:
         ]
         if pairs:
             lines.append(f"correlation: {', '.join(pairs)}")
-        for row, name in enumerate(self.conditions):
-            moves = ", ".join(f"{p} {self.coefficients[row + 1, i]:+.3g}" for i, p in enumerate(self.law.fast))
-            lines.append(f"{name}: {self.scale[row]:.3g} more moves (unconstrained) {moves}")
+        for name, row in self.slopes().iterrows():
+            moves = ", ".join(f"{parameter} {slope:+.3g}" for parameter, slope in row.items())
+            lines.append(f"one more of {name} moves (unconstrained) {moves}")
         unit = f" {self.law.y.unit}" if self.law.y.unit else ""
         lines.append(
             f"noise sd {self.noise:.3g}{unit}"
@@ -198,6 +198,11 @@ class Prior:
             lines.append("learning: NOT CONVERGED")
         return "\n".join(lines)
 
+    def _place(self) -> str:
+        """Return at which conditions the population is shown."""
+        values = [f"{name} = {value:.4g}" for name, value in zip(self.conditions, self.centre, strict=True)]
+        return f" at {', '.join(values)}" if values else ""
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the population: the median curve, where 50 and 90 % of the specimens lie, and the past specimens."""
         ax = report.axes(ax, self.law)
@@ -215,7 +220,7 @@ class Prior:
             label = "past specimens" if i == 0 else None
             ax.plot(x, self.corrected_law.curve(u, torch.from_numpy(x)), color="k", lw=0.5, alpha=0.4, label=label)
         ax.plot(x, np.median(curves, axis=0), color="C0", label="median")
-        ax.set_title(f"{self.law.name}: population, {self.origin}", fontsize="medium")
+        ax.set_title(f"{self.law.name}: population{self._place()}, {self.origin}", fontsize="medium")
         ax.legend(frameon=False)
         return ax
 
@@ -259,12 +264,11 @@ class Prior:
         content = read_prior_file(path)
         if content["law"] != _signature(law):
             theirs, ours = content["law"], _signature(law)
-            detail = next(
-                f"{key}: {theirs.get(key)!r} in the file, {ours[key]!r} in the law"
-                for key in ours
-                if theirs.get(key) != ours[key]
+            key = next(key for key in ours if theirs.get(key) != ours[key])
+            raise ValueError(
+                f"{path} was learned with another law: its {key} is {theirs.get(key)!r}, that of law {law.name} is "
+                f"{ours[key]!r}"
             )
-            raise ValueError(f"{path} is a prior of law {theirs.get('name')}, not of {law.name} ({detail})")
         try:
             conditions, misfit = content["conditions"], content["misfit"]
             return Prior(

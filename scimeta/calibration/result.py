@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _CHUNK = 1 << 20  # values of the law at once
-_CLASSICAL_NODES = 1024
+_CLASSICAL_NODES = 1021
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,20 @@ class Band(NamedTuple):
     level: float
 
 
-class Classical(NamedTuple):
-    """Standard errors of one least-squares fit.
+class Errors(NamedTuple):
+    """Standard errors of parameters whose intervals do not come from the nodes.
 
     Attributes:
-        standard_errors: name -> standard error of the unconstrained parameter.
-        dof: degrees of freedom of the noise's estimate; inf where sigma was given.
+        of: name -> standard error of the unconstrained parameter.
+        dof: degrees of freedom behind them; inf if their scale is known.
     """
 
-    standard_errors: dict[str, float]
-    dof: float
+    of: Mapping[str, float]
+    dof: float = np.inf
 
     def interval(self, law: Law, name: str, best: Tensor, tail: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return lower, value, upper and standard error in natural units, from Student's t."""
-        error, reach = self.standard_errors[name], float(stats.t.ppf(1 - tail, self.dof))
+        error, reach = self.of[name], float(stats.t.ppf(1 - tail, self.dof))
         u = best.clone().requires_grad_()
         value = law.constrain({name: u})[name]
         (slope,) = torch.autograd.grad(value.sum(), u)
@@ -111,8 +111,9 @@ class Calibrations(Sequence["Calibration"]):
         noise: (specimens,) standard deviation of one measurement around the law, in the unit of y.
         wander: (specimens,) the part of it that is a smooth departure of the specimen from the law.
         converged: (specimens,) bool.
-        classical: standard errors of a fit without a prior, which then replace the nodes' quantiles in the intervals,
-            and whose predictions are the curve at ``best``; None if a prior was used.
+        errors: standard errors of the parameters whose intervals do not come from the nodes: the shared ones, or all
+            of a fit without a prior.
+        averaged: True if predictions average the nodes (with a prior), False if they are the curve at ``best``.
         level: of the intervals.
         source: what the fit rests on, for the report.
         reasons: (specimens,) why the intervals of a specimen are withheld; "" where they are not.
@@ -127,7 +128,8 @@ class Calibrations(Sequence["Calibration"]):
     noise: np.ndarray
     wander: np.ndarray
     converged: np.ndarray
-    classical: Classical | None
+    errors: Errors
+    averaged: bool
     level: float
     source: str
     reasons: tuple[str, ...]
@@ -151,11 +153,6 @@ class Calibrations(Sequence["Calibration"]):
             raise IndexError(f"specimen {which} of {len(self)}")
         return Calibration(self._subset([which % len(self)]))
 
-    @property
-    def averaged(self) -> bool:
-        """True if predictions average the nodes (with a prior), False if they are the curve at the best values."""
-        return self.classical is None
-
     def _subset(self, rows: Sequence[int]) -> Calibrations:
         rows = list(rows)
         return Calibrations(
@@ -168,7 +165,8 @@ class Calibrations(Sequence["Calibration"]):
             self.noise[rows],
             self.wander[rows],
             self.converged[rows],
-            self.classical,
+            self.errors,
+            self.averaged,
             self.level,
             self.source,
             tuple(self.reasons[i] for i in rows),
@@ -181,12 +179,13 @@ class Calibrations(Sequence["Calibration"]):
         result = {}
         for i, name in enumerate(self.law.names):
             nodes = self.law.constrain({name: self.nodes[..., i]})[name]
-            if self.classical is None:
-                lower, value, upper = weighted_quantiles(nodes, self.weights, (tail, 0.5, 1 - tail))
+            if name not in self.errors.of:
+                ends = weighted_quantiles(self.nodes[..., i], self.weights, (tail, 0.5, 1 - tail))
+                lower, value, upper = (self.law.constrain({name: end})[name] for end in ends)
                 mean = (self.weights * nodes).sum(-1, keepdim=True)
                 std = (self.weights * (nodes - mean) ** 2).sum(-1).sqrt()
             else:
-                lower, value, upper, std = self.classical.interval(self.law, name, self.best[:, i], tail)
+                lower, value, upper, std = self.errors.interval(self.law, name, self.best[:, i], tail)
             result[name] = {"value": value.numpy(), "from_data": self.from_data[:, i]}
             ends = {"lower": lower, "upper": upper, "std": std}
             result[name] |= {part: np.where(withheld, np.nan, end.numpy()) for part, end in ends.items()}
@@ -331,9 +330,15 @@ class Calibration:
         return band._replace(lower=band.lower[0], upper=band.upper[0])
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> pd.DataFrame:
-        """Return n draws of the parameters in natural units, one column a parameter."""
+        """Return n draws of the parameters in natural units, one column a parameter.
+
+        Raises:
+            ValueError: the fit has no intervals, and therefore no draws.
+        """
         import pandas as pd
 
+        if self.batch.reasons[0]:
+            raise ValueError(f"no draws of {self.curve.name}: {self.batch.reasons[0]}")
         rows = torch.multinomial(self.batch.weights[0], n, replacement=True, generator=generator)
         drawn = dict(zip(self.law.names, self.batch.nodes[0, rows].T, strict=True))
         return pd.DataFrame({name: value.numpy() for name, value in self.law.constrain(drawn).items()})
@@ -410,7 +415,8 @@ def from_covariance(
             np.array([noise]),
             np.zeros(1),
             np.array([converged]),
-            Classical(dict(zip(law.names, errors.tolist(), strict=True)), dof),
+            Errors(dict(zip(law.names, errors.tolist(), strict=True)), dof),
+            False,
             level,
             "least squares, no prior",
             ("; ".join(notes),),

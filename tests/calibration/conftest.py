@@ -34,8 +34,8 @@ def jmak() -> Law:
 @pytest.fixture(scope="session")
 def line() -> Law:
     """A law that is linear in its parameters: its posterior is a textbook formula."""
-    return Law("line", lambda x, level, slope: level + slope * x, {"level": Parameter("mm"), "slope": Parameter("mm/s")},
-               Axis("time", "s"), Axis("length", "mm"))  # fmt: skip
+    parameters = {"level": Parameter("mm"), "slope": Parameter("mm/s")}
+    return Law("line", lambda x, level, slope: level + slope * x, parameters, Axis("time", "s"), Axis("length", "mm"))
 
 
 @pytest.fixture(scope="session")

@@ -41,7 +41,17 @@ class TestSupports:
     def test_constrained_values_lie_inside_their_supports(self):
         values = make(smooth).constrain({name: torch.linspace(-30.0, 30.0, 99, dtype=F64) for name in THREE})
         assert values["a"].min() < 0 < values["b"].min()
-        assert 0 < values["c"].min() and values["c"].max() < 1
+        assert values["c"].min() > 0 and values["c"].max() < 1
+
+    def test_softplus_is_positive_and_nearly_the_value_itself_above_one(self):
+        law = Law("power", lambda x, n: x**n, {"n": Parameter("", "softplus")})
+        u = torch.tensor([-30.0, -1.0, 0.0, 2.0, 40.0], dtype=F64)
+        value = law.constrain({"n": u})["n"]
+        torch.testing.assert_close(value, torch.nn.functional.softplus(u, threshold=100.0), rtol=1e-12, atol=0.0)
+        assert value.min() > 0 and float(value[-1]) == pytest.approx(40.0)
+        torch.testing.assert_close(law.unconstrain({"n": value})["n"], u, rtol=1e-9, atol=1e-9)
+        with pytest.raises(ValueError, match="outside its support"):
+            law.unconstrain({"n": torch.tensor(0.0)})
 
     @pytest.mark.parametrize(("name", "value"), [("b", 0.0), ("b", -1.0), ("c", 1.0), ("c", 1.5), ("a", np.nan)])
     def test_a_value_outside_its_support_is_refused_by_name(self, name, value):
@@ -49,7 +59,7 @@ class TestSupports:
             make(smooth).unconstrain({name: torch.tensor(value)})
 
     def test_an_unknown_support_is_refused_with_those_there_are(self):
-        with pytest.raises(ValueError, match="real, positive, unit; got 'nonnegative'"):
+        with pytest.raises(ValueError, match="real, positive, softplus, unit; got 'nonnegative'"):
             Parameter("s", "nonnegative")
 
 

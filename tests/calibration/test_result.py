@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -48,12 +49,16 @@ class TestQuantiles:
         weights = torch.full((4, size), 1 / size, dtype=torch.float64)
         levels = (0.01, 0.1, 0.5, 0.77, 0.99)
         for level, found in zip(levels, weighted_quantiles(torch.from_numpy(values), weights, levels), strict=True):
-            np.testing.assert_allclose(found, np.quantile(values, level, axis=-1, method="hazen"), rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(
+                found, np.quantile(values, level, axis=-1, method="hazen"), rtol=1e-12, atol=1e-12
+            )
 
     def test_values_without_weight_do_not_count(self):
         values, weights = torch.tensor([5.0, 1.0, 2.0, -9.0, 3.0]), torch.tensor([0.0, 0.25, 0.5, 0.0, 0.25])
         plain = weighted_quantiles(values[[1, 2, 4]], weights[[1, 2, 4]], (0.2, 0.5, 0.8))
-        torch.testing.assert_close(torch.stack(weighted_quantiles(values, weights, (0.2, 0.5, 0.8))), torch.stack(plain))
+        torch.testing.assert_close(
+            torch.stack(weighted_quantiles(values, weights, (0.2, 0.5, 0.8))), torch.stack(plain)
+        )
 
     def test_equal_values_are_their_own_quantiles(self):
         values = torch.full((3, 7), 2.5, dtype=torch.float64)
@@ -74,7 +79,7 @@ class TestEstimates:
     def test_value_and_interval_are_in_order_and_inside_the_support(self, fits):
         for found in fits.estimates().values():
             assert (found["lower"] < found["value"]).all() and (found["value"] < found["upper"]).all()
-            assert (found["std"] > 0).all() and ((0 <= found["from_data"]) & (found["from_data"] <= 1)).all()
+            assert (found["std"] > 0).all() and found["from_data"].min() >= 0 and found["from_data"].max() <= 1
         assert (fits.estimates()["k"]["lower"] > 0).all()
 
     def test_they_are_the_weighted_quantiles_of_the_nodes(self, fit):
@@ -100,7 +105,7 @@ class TestCurve:
 
     def test_the_band_widens_with_its_level_and_holds_the_prediction(self, fit):
         bands = [fit.band(T, level) for level in (0.5, 0.8, 0.9, 0.99)]
-        for inner, outer in zip(bands, bands[1:], strict=False):
+        for inner, outer in pairwise(bands):
             assert (outer.lower <= inner.lower).all() and (outer.upper >= inner.upper).all()
             assert (outer.upper - outer.lower > inner.upper - inner.lower)[:15].all()
         outer = bands[-1]
@@ -131,7 +136,9 @@ class TestCurve:
         with pytest.raises(ValueError, match="level must lie between 0 and 1"):
             fit.band(T, level)
 
-    @pytest.mark.parametrize(("x", "message"), [([1.0, np.nan], r"x\[1\] is not finite"), ([[1.0]], "flat array"), (1.0, "flat")])
+    @pytest.mark.parametrize(
+        ("x", "message"), [([1.0, np.nan], r"x\[1\] is not finite"), ([[1.0]], "flat array"), (1.0, "flat")]
+    )
     def test_abscissae_that_are_none_are_refused(self, fit, x, message):
         with pytest.raises(ValueError, match=message):
             fit.predict(x)
@@ -140,9 +147,10 @@ class TestCurve:
         np.testing.assert_array_equal(fit.residuals(), fit.curve.y - fit.predict(fit.curve.x))
 
     def test_many_points_in_chunks_are_the_points_alone(self, fits):
-        x = np.linspace(0.1, 3.0, 20_001)
-        whole = fits.predict(x)
-        np.testing.assert_allclose(whole[:, ::4000], fits.predict(x[::4000]), rtol=1e-12)
+        x = np.linspace(0.1, 3.0, 5001)
+        few = fits[:6]
+        np.testing.assert_allclose(few.predict(x)[:, ::1000], few.predict(x[::1000]), rtol=1e-12)
+        np.testing.assert_allclose(few.band(x).lower[:, ::1000], few.band(x[::1000]).lower, rtol=1e-12)
 
 
 class TestSample:
@@ -197,7 +205,8 @@ class TestBatch:
 class TestReport:
     def test_it_says_value_interval_unit_and_share_of_the_data(self, fit):
         text, k = str(fit), fit["k"]
-        for part in ("JMAK | A000 | 4 points", f"{k.value:.4g}", f"{k.lower:.4g} to {k.upper:.4g}", "1/s", "90% interval",
+        interval = f"{k.lower:.4g} to {k.upper:.4g}"
+        for part in ("JMAK | A000 | 4 points", f"{k.value:.4g}", interval, "1/s", "90% interval",
                      f"{k.from_data:.0%}", "data : prior", "(k, n)", "noise sd 0.02", "solve: converged"):  # fmt: skip
             assert part in text, part
 

@@ -281,7 +281,7 @@ class TestGaussNewton:
         assert solution.jacobian[0, :, 1].tolist() == [0.0, 0.0]
 
     def test_large_residuals_at_the_minimum_do_not_stop_convergence(self):
-        """Here the residuals' own curvature makes every plain step overshoot 1.8-fold, however near the minimum at 0."""
+        """The residuals' own curvature makes every plain step overshoot 1.8-fold, however near the minimum at 0."""
         residuals = lambda p, data: torch.stack([p["p"] + 1, -1.8 * p["p"] ** 2 + p["p"] - 1]) * data  # noqa: E731
         solution = gauss_newton(residuals, {"p": torch.ones(1, dtype=F64)}, torch.ones(1, 1, dtype=F64), steps=50)
         assert solution.converged.all()

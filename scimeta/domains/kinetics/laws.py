@@ -172,7 +172,7 @@ def _extended(log_extended: Tensor) -> Tensor:
 
 
 _TIME, _FRACTION = Axis("time", "s"), Axis("fraction")
-_RATE, _EXPONENT = Parameter("1/s", "positive"), Parameter("", "positive")
+_RATE, _EXPONENT = Parameter("1/s", "positive"), Parameter("", "softplus")
 _SECONDS, _SHARE = Parameter("s", "positive"), Parameter("", "unit")
 
 JMAK = Law("JMAK", jmak, {"k": _RATE, "n": _EXPONENT}, _TIME, _FRACTION, guess_jmak, check_fractions)
