@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 
 from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.law import Law
@@ -17,7 +17,7 @@ from scimeta.calibration.prior import Prior
 from scimeta.calibration.result import Calibration, Calibrations, Errors
 
 _MIN_EFFECTIVE = 16.0  # fewer nodes than this in effect carry no 5 % quantile
-_UNBELIEVABLE = 1e-4  # probability of residuals as large as a fit's, below which its intervals are withheld
+_UNBELIEVABLE = 1e-6  # probability, under the prior, of points as far off; below it intervals are withheld
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class Calibrator:
     def __post_init__(self) -> None:
         if self.prior.law is not self.law:
             theirs, ours = self.prior.law, self.law
-            if (theirs.name, dict(theirs.parameters)) != (ours.name, dict(ours.parameters)):
+            if (theirs.name, theirs.parameters, theirs.x, theirs.y) != (ours.name, ours.parameters, ours.x, ours.y):
                 raise ValueError(
-                    f"the prior is of law {theirs.name} ({theirs.describe()}), not of {ours.name} ({ours.describe()})"
+                    f"the prior is of law {theirs.name} ({theirs.describe()}; {theirs.x}, {theirs.y}), not of "
+                    f"{ours.name} ({ours.describe()}; {ours.x}, {ours.y})"
                 )
         if not 0.0 < self.level < 1.0:
             raise ValueError(f"level must lie between 0 and 1; got {self.level} (0.9 for 90 %)")
@@ -89,8 +90,6 @@ class Calibrator:
         fast = {name: i for i, name in enumerate(law.fast)}
         nodes = [found.nodes[..., fast[n]] if n in fast else shared[n].expand(found.weights.shape) for n in law.names]
         best = [found.mode[:, fast[n]] if n in fast else shared[n].expand(count) for n in law.names]
-        misfit = law.curve(dict(zip(law.names, best, strict=True)), points.x) - points.y
-        chi_square = ((misfit * points.inverse_sd) ** 2).sum(-1).numpy()
         shrunk = found.covariance.diagonal(dim1=-2, dim2=-1) / population.covariance.diagonal()
         informed = dict(zip(law.fast, (1.0 - shrunk).clamp(0.0, 1.0).T.numpy(), strict=True))
         if not converged.all():
@@ -113,13 +112,11 @@ class Calibrator:
             True,
             self.level,
             f"prior {prior.origin}",
-            _reasons(converged, found.effective.numpy(), chi_square, data.mask.sum(-1).numpy()),
+            _reasons(converged, found.effective.numpy(), found.distance.numpy(), data.mask.sum(-1).numpy()),
         )
 
 
-def _reasons(
-    converged: np.ndarray, effective: np.ndarray, chi_square: np.ndarray, points: np.ndarray
-) -> tuple[str, ...]:
+def _reasons(converged: np.ndarray, effective: np.ndarray, distance: np.ndarray, points: np.ndarray) -> tuple[str, ...]:
     """Return why each specimen's intervals are withheld; "" where they hold."""
     reasons = [""] * len(converged)
     for i in np.flatnonzero(effective < _MIN_EFFECTIVE):
@@ -127,11 +124,10 @@ def _reasons(
             f"only {effective[i]:.0f} importance nodes count, so the posterior's tails are not known; the points "
             "contradict the prior or each other, check their units and sigma"
         )
-    for i in np.flatnonzero(stats.chi2.sf(chi_square, points) < _UNBELIEVABLE):
-        times = (chi_square[i] / points[i]) ** 0.5
+    for i in np.flatnonzero(special.gammaincc(0.5 * points, 0.5 * distance) < _UNBELIEVABLE):
         reasons[i] = (
-            f"the points lie {times:.2g} times farther from the curve than their noise allows; give their sigma, or "
-            "check their units and that the specimen is one of the family"
+            f"the points lie {(distance[i] / points[i]) ** 0.5:.2g} times farther from what the prior expects than it "
+            "allows; give their sigma, or check their units and that the specimen is one of the family"
         )
     for i in np.flatnonzero(~converged):
         reasons[i] = "the solve did not converge"

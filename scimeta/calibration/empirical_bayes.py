@@ -85,7 +85,8 @@ def learn_prior(
         population, found, converged = _iterate(past, population, start, steps, tolerance, bar)
         residuals, basis = _residuals(past, population, found)
         gain = held_out_gain(residuals, basis)
-        if gain.mean() > _WORTH * gain.std() / len(gain) ** 0.5:
+        resolved = basis.upper - basis.lower > 5.0 * population.noise
+        if resolved and gain.mean() > _WORTH * gain.std() / len(gain) ** 0.5:
             population = population._replace(misfit=_misfit(past, population, found))
             population, found, converged = _iterate(past, population, found.mode, steps, tolerance, bar)
     if not converged:
@@ -123,7 +124,11 @@ def _iterate(
         updated = _maximize(past, population, found)
         bar.update()
         if _change(population, updated) < tolerance:
-            return population, found, True
+            fresh = posterior(law, prior, population.shared, past.data.points(population.noise))
+            better = fresh.log_evidence > found.log_evidence + 0.5  # the specimen sat in a side valley
+            if not better.any():
+                return population, found, True
+            start = torch.where(better[:, None], fresh.mode, start)
         population = updated
     return population, found, False
 
@@ -209,7 +214,7 @@ def _maximize(past: _Past, population: _Population, found: Posterior) -> _Popula
     mean = found.mean
     coefficients = torch.linalg.lstsq(past.design, mean).solution
     scatter = mean - past.design @ coefficients
-    covariance = (scatter.T @ scatter + found.covariance.sum(0)) / (len(mean) - past.design.shape[1])
+    covariance = scatter.T @ scatter / (len(mean) - past.design.shape[1]) + found.covariance.mean(0)
     # A direction in which all specimens are alike would otherwise shrink for ever.
     covariance = 0.5 * (covariance + covariance.T) + 1e-10 * torch.eye(len(covariance), dtype=covariance.dtype)
     shared, errors = _move_shared(past, population, found) if population.shared else ({}, {})
@@ -263,15 +268,17 @@ def _wander(past: _Past, population: _Population, found: Posterior) -> float:
     Scatter shows in the differences of neighbours, as half their mean square (von Neumann, Ann. Math. Stat. 12, 367,
     1941); what the whole variance has beyond that is smooth.
     """
-    law = population.law(past)
-    curve, _ = _linearized(past, population, found, law)
     free = past.data.mask & ~past.data.given
     pairs = free[:, 1:] & free[:, :-1]
     count = int(pairs.sum())
     if count == 0:
         return 0.0
-    difference = (past.data.y - curve).diff(dim=-1)[pairs]
-    whole, scatter = population.noise**2, 0.5 * float((difference**2).mean())
+    square = 0.0
+    for rows in torch.arange(len(pairs)).split(64):  # expected over the posteriors; curves at modes bend to the scatter
+        curves = _curve(population.law(past), found.nodes[rows], population.shared, past.data.x[rows, None])
+        difference = torch.where(pairs[rows, None], (curves - past.data.y[rows, None]).diff(dim=-1), 0.0)
+        square += float((difference.square().sum(-1) * found.weights[rows]).nan_to_num().sum())
+    whole, scatter = population.noise**2, 0.5 * square / count
     chance = 4.0 * (3.0 / count) ** 0.5 * whole  # four standard errors
     return (whole - scatter) ** 0.5 if whole - scatter > chance else 0.0
 

@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from scimeta.calibration.curves import Curve, check_law, pad
 from scimeta.calibration.law import Law
-from scimeta.core.inner_loop import gauss_newton
+from scimeta.core.inner_loop import Solution, gauss_newton
 
-NODES = (101, 199, 401, 809, 1601)  # for one, two, ... fast parameters; primes, for the lattice's sake
+NODES = (101, 151, 401, 1021, 2039)  # for one, two, ... fast parameters; primes, for the lattice's sake
 _PROPOSAL_DOF = 5.0  # tails heavier than the posterior's, so that weights stay bounded
+_WIDER = 1.5  # pilot over Laplace, in standard deviations: a tail that no node sees is missed unnoticed
 _MIN_EFFECTIVE = 0.35  # share of the nodes; below it the proposal is moved to the nodes' own mean and covariance
 _CHUNK = 1 << 17  # values of the law at once: what fits into the cache of a core
 
@@ -97,6 +99,8 @@ class Posterior(NamedTuple):
         mode: (specimens, fast).
         laplace: (specimens, fast, fast), inverse Gauss-Newton Hessian at the mode.
         converged: (specimens,) bool, of the solve for the mode.
+        distance: (specimens,) squared distance of the measurements from what the prior expects, in standard deviations
+            at the mode; chi-squared with as many degrees of freedom as points, if the law is near linear.
         effective: (specimens,) effective sample size of the weights, between 1 and the number of nodes.
         log_evidence: (specimens,) log density of the data under the prior.
     """
@@ -106,6 +110,7 @@ class Posterior(NamedTuple):
     mode: Tensor
     laplace: Tensor
     converged: Tensor
+    distance: Tensor
     effective: Tensor
     log_evidence: Tensor
 
@@ -136,11 +141,11 @@ def posterior(
         prior: Gaussian over the fast parameters.
         shared: name -> scalar, unconstrained.
         points: measurements.
-        start: (specimens, fast) where the search for the mode begins; the prior's mean if None.
+        start: (specimens, fast) where the search for the mode begins; the best of some of the prior's values if None.
         nodes: nodes a specimen; as many as the number of parameters asks for if None.
     """
     nodes = nodes or NODES[min(len(law.fast), len(NODES)) - 1]
-    mode, laplace, converged = _mode(law, prior, shared, points, start)
+    mode, laplace, converged, distance = _mode(law, prior, shared, points, start)
     scale = torch.linalg.cholesky_ex(laplace)[0]
     chunk = max(1, _CHUNK // (nodes * points.x.shape[1]))
     parts = [
@@ -148,16 +153,16 @@ def posterior(
         for m, z, s, *p in zip(*(t.split(chunk) for t in (prior.mean, mode, scale, *points)), strict=True)
     ]
     joined = [torch.cat(values) for values in zip(*parts, strict=True)]
-    return Posterior(joined[0], joined[1], mode, laplace, converged, joined[2], joined[3])
+    return Posterior(joined[0], joined[1], mode, laplace, converged, distance, joined[2], joined[3])
 
 
 def _mode(
     law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, start: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mode, Laplace covariance and convergence of every specimen."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mode, Laplace covariance, convergence and distance of every specimen; see :class:`Posterior`."""
     names = law.fast
     whiten = torch.linalg.inv(torch.linalg.cholesky(prior.covariance))  # (fast, fast)
-    begin = prior.mean if start is None else start
+    begin = _scattered(law, prior, shared, points, 0.7, 31) if start is None else start
     count = len(begin)
 
     def linearized(fast: dict[str, Tensor], slow: dict[str, Tensor], data: tuple) -> tuple[Tensor, Tensor]:
@@ -168,15 +173,55 @@ def _mode(
         jac = torch.stack([by[name] * inverse_sd for name in names], -1)
         return r, torch.cat([jac, whiten.expand(len(x), -1, -1)], 1)
 
-    solution = gauss_newton(
-        None, {n: begin[:, i] for i, n in enumerate(names)}, (points, prior.mean), linearized=linearized, tolerance=1e-4
-    )
-    mode = torch.stack([solution.params[name] for name in names], -1)
-    hessian = solution.jacobian.mT @ solution.jacobian
-    laplace = torch.linalg.inv_ex(hessian)[0]
+    def solve(rows: Tensor, begin: Tensor) -> Solution:
+        data = (Points(*(part[rows] for part in points)), prior.mean[rows])
+        unknown = {name: begin[:, i] for i, name in enumerate(names)}
+        return gauss_newton(None, unknown, data, linearized=linearized, tolerance=1e-3)
+
+    solution = solve(torch.arange(count), begin)
+    # A distance that chance does not explain may be a side valley: the prior is searched, widely, for a better one.
+    measured = (points.inverse_sd > 0).sum(-1)
+    distance = torch.nan_to_num(2.0 * solution.cost, nan=torch.inf, posinf=torch.inf)
+    odd = (torch.special.gammaincc(0.5 * measured, 0.5 * distance) < 1e-3).nonzero()[:, 0]  # chi-squared
+    if len(odd):
+        some = Gaussian(prior.mean[odd], prior.covariance), shared, Points(*(part[odd] for part in points))
+        again = solve(odd, _scattered(law, *some, 2.5, 401))
+        better = again.cost < solution.cost[odd]
+        for target, value in zip(pytree.tree_leaves(solution), pytree.tree_leaves(again), strict=True):
+            target[odd[better]] = value[better]
+    return _at_mode(solution, prior.covariance, names)
+
+
+def _at_mode(solution: Solution, population: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return mode, Laplace covariance (the population's where the Hessian is singular), convergence and distance."""
+    laplace = torch.linalg.inv_ex(solution.jacobian.mT @ solution.jacobian)[0]
     bad = ~torch.isfinite(laplace).all(-1).all(-1)
-    laplace = torch.where(bad[:, None, None], prior.covariance.expand(count, -1, -1), laplace)
-    return mode, 0.5 * (laplace + laplace.mT), solution.converged
+    laplace = torch.where(bad[:, None, None], population.expand_as(laplace), laplace)
+    mode = torch.stack([solution.params[name] for name in names], -1)
+    return mode, 0.5 * (laplace + laplace.mT), solution.converged, 2.0 * solution.cost
+
+
+def _scattered(
+    law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, spread: float, count: int
+) -> Tensor:
+    """Return (specimens, fast): the most probable of values scattered around the prior's mean.
+
+    Args:
+        law, prior, shared, points: as for :func:`posterior`.
+        spread: how far they scatter, in the prior's standard deviations.
+        count: how many are tried; odd, so that the mean is among them.
+    """
+    base = spread * student_nodes(count, len(law.fast))[0]
+    moved = base @ torch.linalg.cholesky(prior.covariance).mT
+    best = []
+    for rows in torch.arange(len(prior.mean)).split(max(1, _CHUNK // (count * points.x.shape[1]))):
+        nodes = prior.mean[rows, None] + moved
+        params = {name: nodes[..., i] for i, name in enumerate(law.fast)}
+        params |= {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
+        misfit = (law.curve(params, points.x[rows, None]) - points.y[rows, None]) * points.inverse_sd[rows, None]
+        cost = (misfit**2).sum(-1) + (base**2).sum(-1)
+        best.append(nodes[torch.arange(len(rows)), cost.nan_to_num(nan=torch.inf).argmin(-1)])
+    return torch.cat(best)
 
 
 def _importance(
@@ -187,7 +232,7 @@ def _importance(
     A pilot with few nodes around the mode finds the posterior's mean and covariance, which the mode's curvature may
     miss by half; the nodes that count are placed by these, and once more where they still fit badly.
     """
-    pilot = _weighted(law, prior, shared, points, centre, scale, count // 4 | 1)
+    pilot = _weighted(law, prior, shared, points, centre, _WIDER * scale, count // 4 | 1)
     centre, scale = _moved(pilot, scale)
     best = _weighted(law, prior, shared, points, centre, scale, count)
     poor = (best.effective < _MIN_EFFECTIVE * count).nonzero()[:, 0]
@@ -277,7 +322,7 @@ def lattice(count: int, dimension: int) -> np.ndarray:
 
 def _moved(found: _Weighted, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Return centre and scale of a proposal that follows the weighted nodes, a little wider than they are."""
-    covariance = 1.1 * _covariance(found.nodes, found.weights) + 0.05 * scale @ scale.mT
+    covariance = 1.7 * _covariance(found.nodes, found.weights) + 0.05 * scale @ scale.mT
     factor, info = torch.linalg.cholesky_ex(covariance)
     bad = (info != 0) | ~torch.isfinite(factor).all(-1).all(-1)
     return (found.weights[..., None] * found.nodes).sum(1), torch.where(bad[:, None, None], scale, factor)

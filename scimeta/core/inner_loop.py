@@ -141,7 +141,7 @@ def gauss_newton(
     for count in range(steps + 1):
         step, decrease = _damped_step(now.jac, now.r, now.damping)
         plain = _damped_step(now.jac, now.r, torch.zeros_like(now.damping))[1] if now.damping.any() else decrease
-        finite = torch.isfinite(now.cost)
+        finite = now.cost < torch.inf
         # At rounding level no step can lower the cost any more: that, too, is the solution.
         done = (plain <= tolerance + 1e-14 * now.cost) & finite
         leave = done | (now.damping > 1e12) | ~finite | (count == steps)
@@ -179,7 +179,7 @@ def _evaluate(
     """Return residuals, Jacobian and cost; the cost is infinite where any of them is not finite."""
     r, jac = linearize(_unflatten(z, shapes), held, data)
     cost = 0.5 * (r * r).sum(-1)
-    good = torch.isfinite(cost) & torch.isfinite(jac).flatten(1).all(-1)
+    good = (cost < torch.inf) & (jac.abs().sum((-2, -1)) < torch.inf)  # false for NaN
     return r, jac, cost.masked_fill(~good, torch.inf)
 
 
@@ -226,7 +226,7 @@ def _damped_step(jac: Tensor, r: Tensor, damping: Tensor) -> tuple[Tensor, Tenso
     factor, info = torch.linalg.cholesky_ex(scaled)
     step = -torch.cholesky_solve((gradient / scale)[..., None], factor)[..., 0] / scale
     decrease = -0.5 * (step * gradient).sum(-1)
-    bad = (info != 0) | ~torch.isfinite(decrease)
+    bad = (info != 0) | ~(decrease < torch.inf)
     return step.masked_fill(bad[:, None], torch.nan), decrease.masked_fill(bad, torch.inf)
 
 

@@ -83,8 +83,8 @@ class TestEstimates:
         assert (fits.estimates()["k"]["lower"] > 0).all()
 
     def test_they_are_the_weighted_quantiles_of_the_nodes(self, fit):
-        k = fit.batch.nodes[0, :, 0].exp()
-        lower, middle, upper = weighted_quantiles(k, fit.batch.weights[0], (0.05, 0.5, 0.95))
+        log_k = fit.batch.nodes[0, :, 0]
+        lower, middle, upper = (q.exp() for q in weighted_quantiles(log_k, fit.batch.weights[0], (0.05, 0.5, 0.95)))
         assert (fit["k"].lower, fit["k"].value, fit["k"].upper) == (float(lower), float(middle), float(upper))
         assert (fit["k"].level, fit["k"].unit, fit["n"].unit, fit["k"].reason) == (0.9, "1/s", "", "")
 
