@@ -5,9 +5,10 @@ from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.classical import LeastSquares
 from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.empirical_bayes import learn_prior
+from scimeta.calibration.intervals import Band, Estimate
 from scimeta.calibration.law import Axis, Law, Parameter
 from scimeta.calibration.prior import Prior
-from scimeta.calibration.result import Band, Calibration, Calibrations, Estimate
+from scimeta.calibration.result import Calibration, Calibrations
 from scimeta.calibration.tables import read_curves
 from scimeta.core.inner_loop import adapt, gauss_newton
 from scimeta.core.rules import Meta, Rule, learned_rates, sgd

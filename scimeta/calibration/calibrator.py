@@ -11,10 +11,11 @@ import torch
 from scipy import special
 
 from scimeta.calibration.curves import Curve, Curves
+from scimeta.calibration.intervals import Errors
 from scimeta.calibration.law import Law
 from scimeta.calibration.posterior import measured, posterior
 from scimeta.calibration.prior import Prior
-from scimeta.calibration.result import Calibration, Calibrations, Errors
+from scimeta.calibration.result import Calibration, Calibrations
 
 _MIN_EFFECTIVE = 16.0  # fewer nodes than this in effect carry no 5 % quantile
 _UNBELIEVABLE = 1e-6  # probability, under the prior, of points as far off; below it intervals are withheld
@@ -99,20 +100,20 @@ class Calibrator:
                 stacklevel=2,
             )
         return Calibrations(
-            law,
-            curves,
-            torch.stack(nodes, -1),
-            found.weights,
-            torch.stack(best, -1),
-            np.stack([informed.get(name, np.zeros(count)) for name in law.names], -1),
-            np.full(count, prior.noise),
-            np.full(count, prior.wander),
-            converged,
-            Errors({name: error for name, (_, error) in prior.shared.items()}),
-            True,
-            self.level,
-            f"prior {prior.origin}",
-            _reasons(converged, found.effective.numpy(), found.distance.numpy(), data.mask.sum(-1).numpy()),
+            law=law,
+            curves=curves,
+            nodes=torch.stack(nodes, -1),
+            weights=found.weights,
+            best=torch.stack(best, -1),
+            from_data=np.stack([informed.get(name, np.zeros(count)) for name in law.names], -1),
+            noise=np.full(count, prior.noise),
+            wander=np.full(count, prior.wander),
+            converged=converged,
+            errors=Errors({n: np.full(count, error) for n, (_, error) in prior.shared.items()}, np.full(count, np.inf)),
+            averaged=True,
+            level=self.level,
+            source=f"prior {prior.origin}",
+            reasons=_reasons(converged, found.effective.numpy(), found.distance.numpy(), data.mask.sum(-1).numpy()),
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 from torch.utils import _pytree as pytree
+from tqdm import tqdm
 
 from scimeta.calibration.curves import Curve, check_law, pad
 from scimeta.calibration.law import Law
@@ -148,10 +149,9 @@ def posterior(
     mode, laplace, converged, distance = _mode(law, prior, shared, points, start)
     scale = torch.linalg.cholesky_ex(laplace)[0]
     chunk = max(1, _CHUNK // (nodes * points.x.shape[1]))
-    parts = [
-        _importance(law, Gaussian(m, prior.covariance), shared, Points(*p), z, s, nodes)
-        for m, z, s, *p in zip(*(t.split(chunk) for t in (prior.mean, mode, scale, *points)), strict=True)
-    ]
+    batches = zip(*(t.split(chunk) for t in (prior.mean, mode, scale, *points)), strict=True)
+    bar = tqdm(batches, "posterior", -(-len(mode) // chunk), leave=False, disable=None, delay=2)
+    parts = [_importance(law, Gaussian(m, prior.covariance), shared, Points(*p), z, s, nodes) for m, z, s, *p in bar]
     joined = [torch.cat(values) for values in zip(*parts, strict=True)]
     return Posterior(joined[0], joined[1], mode, laplace, converged, distance, joined[2], joined[3])
 

@@ -18,16 +18,16 @@ def text(fit: Calibration) -> str:
     """Return the report: parameters with intervals, what they rest on, correlations, residuals, warnings."""
     batch, curve = fit.batch, fit.curve
     rows = [_row(estimate) for estimate in fit.estimates.values()]
-    header = ("parameter", "value", f"{batch.level:.0%} interval", "unit", "data : prior")
+    header = ("parameter", "value", "std error", f"{batch.level:.0%} interval", "unit", "data : prior")
     if not batch.averaged:
-        header, rows = header[:4], [row[:4] for row in rows]
+        header, rows = header[:-1], [row[:-1] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [f"{fit.law.name} | {curve.name} | {len(curve.x)} points | {batch.source}", ""]
     lines += [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (header, *rows)
     ]
-    lines += ["", *_correlations(fit), *_scatter(fit)]
+    lines += ["", *_correlations(fit), *_scatter(fit), *([] if batch.averaged else _goodness(fit))]
     lines.append("solve: converged" if fit.converged else "solve: NOT CONVERGED; the values are where it stopped")
     if batch.reasons[0]:
         lines.append(f"no intervals: {batch.reasons[0]}")
@@ -39,7 +39,8 @@ def _row(estimate: Estimate) -> tuple[str, ...]:
     share = (
         "-" if not np.isfinite(estimate.from_data) else (f"{estimate.from_data:4.0%} :{1 - estimate.from_data:4.0%}")
     )
-    return estimate.name, f"{estimate.value:.4g}", interval, estimate.unit, share
+    std = "-" if not np.isfinite(estimate.std) else f"{estimate.std:.2g}"
+    return estimate.name, f"{estimate.value:.4g}", std, interval, estimate.unit, share
 
 
 def _correlations(fit: Calibration) -> list[str]:
@@ -66,6 +67,22 @@ def _scatter(fit: Calibration) -> list[str]:
         how = "of the prior" if fit.batch.averaged else "from the residuals"
         noise = f"noise sd {fit.batch.noise[0]:.3g}{unit} ({how})"
     return [f"residual rms {rms:.3g}{unit}, {noise}"]
+
+
+def _goodness(fit: Calibration) -> list[str]:
+    """Return what a classical report says of the fit as a whole; nothing where no degree of freedom is left."""
+    residuals, sigma, count = fit.residuals(), fit.curve.sigma, len(fit.law.names)
+    points, dof = len(residuals), len(residuals) - count
+    square = float(((residuals if sigma is None else residuals / sigma) ** 2).sum())
+    variance = float(np.var(fit.curve.y))
+    if dof < 1 or square == 0.0 or variance == 0.0:
+        return []
+    misfit = points * np.log(square / points) if sigma is None else square  # -2 log likelihood, up to a constant
+    return [
+        f"chi-square {square:.4g}, reduced {square / dof:.4g} with {dof} degrees of freedom, "
+        f"R2 {1 - float(np.mean(residuals**2)) / variance:.5f}, AIC {misfit + 2 * count:.2f}, "
+        f"BIC {misfit + count * np.log(points):.2f}"
+    ]
 
 
 def draw(fit: Calibration, ax: Axes | None) -> Axes:

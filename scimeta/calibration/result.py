@@ -2,99 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import special, stats
 from torch import Tensor
 
 from scimeta.calibration import report
 from scimeta.calibration.curves import Curve
+from scimeta.calibration.intervals import Band, Errors, Estimate, normal_nodes, weighted_quantiles
 from scimeta.calibration.law import Law
-from scimeta.calibration.posterior import lattice
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 _CHUNK = 1 << 20  # values of the law at once
-_CLASSICAL_NODES = 1021
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One parameter of one specimen.
-
-    Attributes:
-        name: the parameter.
-        value: posterior median, or the least-squares value; in ``unit``.
-        lower: lower end of the interval; nan where none can be defended, and then ``reason`` says why.
-        upper: upper end.
-        level: probability that the interval is meant to hold, between 0 and 1.
-        unit: unit of value, lower and upper; "" if the parameter has none.
-        std: posterior standard deviation, or the standard error.
-        from_data: share of the knowledge that came from this specimen's data, 0 (all from the prior) to 1:
-            1 - posterior variance / prior variance, of the unconstrained parameter.
-        reason: why there is no interval; "" if there is one.
-    """
-
-    name: str
-    value: float
-    lower: float
-    upper: float
-    level: float
-    unit: str
-    std: float
-    from_data: float
-    reason: str = ""
-
-    def __str__(self) -> str:
-        value = f"{self.name} = {self.value:.4g}{' ' + self.unit if self.unit else ''}"
-        return value + (
-            f" ({self.level:.0%} interval {self.lower:.4g} to {self.upper:.4g})"
-            if not self.reason
-            else f" ({self.reason})"
-        )
-
-
-class Band(NamedTuple):
-    """A pointwise interval of a curve.
-
-    Attributes:
-        x: (points,).
-        lower: (points,), or (specimens, points) for many specimens; nan where no band can be defended.
-        upper: like ``lower``.
-        level: probability that the band is meant to hold at each point.
-    """
-
-    x: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    level: float
-
-
-class Errors(NamedTuple):
-    """Standard errors of parameters whose intervals do not come from the nodes.
-
-    Attributes:
-        of: name -> standard error of the unconstrained parameter.
-        dof: degrees of freedom behind them; inf if their scale is known.
-    """
-
-    of: Mapping[str, float]
-    dof: float = np.inf
-
-    def interval(self, law: Law, name: str, best: Tensor, tail: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return lower, value, upper and standard error in natural units, from Student's t."""
-        error, reach = self.of[name], float(stats.t.ppf(1 - tail, self.dof))
-        u = best.clone().requires_grad_()
-        value = law.constrain({name: u})[name]
-        (slope,) = torch.autograd.grad(value.sum(), u)
-        lower, upper = (law.constrain({name: best + sign * reach * error})[name] for sign in (-1, 1))
-        return lower, value.detach(), upper, slope.abs() * error
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +90,7 @@ class Calibrations(Sequence["Calibration"]):
             self.noise[rows],
             self.wander[rows],
             self.converged[rows],
-            self.errors,
+            self.errors[rows],
             self.averaged,
             self.level,
             self.source,
@@ -217,7 +142,7 @@ class Calibrations(Sequence["Calibration"]):
         for y, w, rows in self._node_curves(x):
             sd = torch.from_numpy((self.noise if noise else self.wander)[rows])
             if sd.any():
-                y = y + _normal_nodes(y.shape[1])[:, None] * sd[:, None, None]
+                y = y + normal_nodes(y.shape[1])[:, None] * sd[:, None, None]
             ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], (tail, 1 - tail))))
         lower, upper = torch.cat(ends, 1).numpy()
         withheld = np.array([bool(reason) for reason in self.reasons])[:, None]
@@ -368,100 +293,6 @@ class Calibration:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points, the expected curve and its band; returns the axes."""
         return report.draw(self, ax)
-
-
-def from_covariance(
-    law: Law,
-    curve: Curve,
-    best: dict[str, float],
-    covariance: np.ndarray | None,
-    dof: float,
-    *,
-    noise: float,
-    level: float,
-    converged: bool,
-    notes: tuple[str, ...] = (),
-) -> Calibration:
-    """Return the calibration of a fit without a prior.
-
-    Args:
-        law: the law.
-        curve: the specimen.
-        best: name -> unconstrained least-squares value.
-        covariance: (parameters, parameters) of the unconstrained values; None withholds all intervals.
-        dof: degrees of freedom behind the covariance's scale; inf if it is known.
-        noise: standard deviation of a measurement.
-        level: of the intervals.
-        converged: whether the values are a minimum.
-        notes: why there is no covariance.
-    """
-    centre = torch.tensor([best[name] for name in law.names], dtype=torch.float64)
-    nodes, errors = centre[None], np.full(len(centre), np.nan)
-    if covariance is not None:
-        errors = np.sqrt(np.diag(covariance))
-        safe = np.where(errors > 0, errors, 1.0)
-        values, vectors = np.linalg.eigh(covariance / np.outer(safe, safe))
-        factor = safe[:, None] * vectors * np.sqrt(values.clip(min=0.0))
-        nodes = centre + torch.from_numpy(_multivariate_t(len(centre), dof) @ factor.T)
-    count = len(nodes)
-    return Calibration(
-        Calibrations(
-            law,
-            [curve],
-            nodes[None],
-            torch.full((1, count), 1.0 / count, dtype=torch.float64),
-            centre[None],
-            np.full((1, len(centre)), np.nan if covariance is None else 1.0),
-            np.array([noise]),
-            np.zeros(1),
-            np.array([converged]),
-            Errors(dict(zip(law.names, errors.tolist(), strict=True)), dof),
-            False,
-            level,
-            "least squares, no prior",
-            ("; ".join(notes),),
-        )
-    )
-
-
-def weighted_quantiles(values: Tensor, weights: Tensor, levels: Sequence[float]) -> list[Tensor]:
-    """Return the quantiles of weighted values along the last axis, linear between midpoints of the weights.
-
-    Args:
-        values: (..., nodes).
-        weights: broadcasts to values; sums to 1 along the last axis.
-        levels: probabilities between 0 and 1.
-    Returns: one (...,) tensor a level.
-
-    >>> weighted_quantiles(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.25, 0.25, 0.5]), [0.5])
-    [tensor(2.)]
-    """
-    if values.shape[-1] == 1:
-        return [values[..., 0] for _ in levels]
-    ordered, order = values.sort(-1)
-    weight = weights.expand(values.shape).gather(-1, order)
-    middle = weight.cumsum(-1) - 0.5 * weight
-    result = []
-    for level in levels:
-        wanted = torch.full((*middle.shape[:-1], 1), level, dtype=middle.dtype)
-        right = torch.searchsorted(middle.contiguous(), wanted).clamp(1, middle.shape[-1] - 1)
-        low, high = middle.gather(-1, right - 1), middle.gather(-1, right)
-        share = ((wanted - low) / (high - low).clamp(min=1e-300)).clamp(0.0, 1.0)
-        below, above = ordered.gather(-1, right - 1), ordered.gather(-1, right)
-        result.append((below + share * (above - below))[..., 0])
-    return result
-
-
-def _multivariate_t(dimension: int, dof: float) -> np.ndarray:
-    """Return (nodes, dimension) equally weighted standard multivariate t; normal at infinite degrees of freedom."""
-    cube = lattice(_CLASSICAL_NODES, dimension + 1)
-    radius = np.ones(len(cube)) if np.isinf(dof) else stats.chi2.ppf(cube[:, -1], dof) / dof
-    return special.ndtri(cube[:, :-1]) / np.sqrt(radius)[:, None]
-
-
-def _normal_nodes(count: int) -> Tensor:
-    """Return (count,) standard normal quantiles in an order that is unrelated to the nodes' own."""
-    return torch.from_numpy(special.ndtri(((np.arange(count) + 0.5) * 0.6180339887498949) % 1.0))
 
 
 def _abscissa(x: np.ndarray) -> Tensor:

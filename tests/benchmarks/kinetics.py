@@ -1,10 +1,11 @@
 """Predicting the rest of a new alloy's curve from its first points: ours, the limit and the rivals, in one run.
 
-    python tests/benchmarks/kinetics.py [--seed 7] [--only simulated real nist]
+    python tests/benchmarks/kinetics.py [--seed 7] [--only simulated seeds times real nist]
 
 X(t) = 1 - exp(-(k t)^n); (ln k, n) of an alloy ~ N((0, 2.5), [[.16, .10], [.10, .25]]) with n > .3; noise sd .02.
 Past: 200 alloys at 30 times. New: 300 alloys seen at m times up to .6, scored at 40 times in (.6, 3] against the
-noise-free truth. A band that is infinite or withheld counts as [0, 1]. Times are CPU times of one thread.
+noise-free truth. A band that is infinite or withheld counts as [0, 1]; the share of such alloys is printed. Times are
+CPU times of one thread.
 SCIMETA_SMOKE=1 shrinks the sizes, nothing else.
 """
 
@@ -14,29 +15,29 @@ import argparse
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import kinetics_real
 import kinetics_rivals as rivals
 import numpy as np
 import torch
+from kinetics_ours import our_least_squares, ours, print_times
 from kinetics_rivals import NOISE, Past, Predict, Prediction, avrami
 from numpy import ndarray
 
-from scimeta import Calibrator, Curve, LeastSquares, learn_prior
-from scimeta.calibration.result import Calibration, Calibrations
 from scimeta.domains.kinetics import JMAK
 from simulators.kinetics import ONE_KIND, alloy_family
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
 PAST, NEW = (40, 20) if SMOKE else (200, 300)
 BATCH = 500 if SMOKE else 10_000
-ROUNDS = 2 if SMOKE else 10  # of the race; medians are printed
+SEEDS = 1 if SMOKE else 5  # of the fast methods
+ROUNDS, TIMED = (2, 2) if SMOKE else (10, 7)  # of the race and of the table of times; medians are printed
 META_TRAINING = 20 if SMOKE else rivals.META_TRAINING
 REPEATS, LEFT_OUT = (2, 2) if SMOKE else (20, None)  # of the noise on real curves; curves left out in turn
-SEEN = (3, 5, 8)
 
 SEEN_UNTIL = 0.6
+SEEN = {m: SEEN_UNTIL * np.arange(1, m + 1) / m for m in (3, 5, 8)}  # number of points -> times
 NEW_TIMES = np.linspace(SEEN_UNTIL, 3.0, 41)[1:]
 MEAN, COVARIANCE = map(np.array, ONE_KIND)
 GRID = np.linspace(-2.2, 2.2, 241), np.linspace(0.3, 5.2, 201)  # of (ln k, n), for the limit
@@ -66,33 +67,6 @@ def limit(past: Past, seen: ndarray) -> Predict:
     return predict
 
 
-def ours(past: Past, seen: ndarray) -> Predict:
-    """Ours: the prior from the past, then each specimen alone."""
-    return one_by_one(Calibrator(JMAK, learn_prior(JMAK, as_curves(past.time, past.fraction))).fit)
-
-
-def our_least_squares(past: Past, seen: ndarray) -> Predict:
-    """Our `LeastSquares`, which learns nothing from the past; told the noise as the other fits are."""
-    return one_by_one(lambda t, y: LeastSquares(JMAK).fit(t, y, NOISE))
-
-
-def one_by_one(fit: Callable[[ndarray, ndarray], Calibration]) -> Predict:
-    """Return a Predict that fits each specimen, then asks for the expected curve and the band."""
-
-    def predict(seen: ndarray, fractions: ndarray, times: ndarray) -> Prediction:
-        fits = [fit(seen, y) for y in fractions]
-        bands = [found.band(times, 0.9) for found in fits]
-        mean = np.stack([found.predict(times) for found in fits])
-        return Prediction(mean, np.stack([band.lower for band in bands]), np.stack([band.upper for band in bands]))
-
-    return predict
-
-
-def as_curves(times: ndarray, fractions: Sequence[ndarray]) -> list[Curve]:
-    """Return one Curve a row."""
-    return [Curve(f"alloy {i}", times, y) for i, y in enumerate(fractions)]
-
-
 METHODS: dict[str, Callable[[Past, ndarray], Predict]] = {
     "limit (exact posterior, true population)": limit,
     "ours": ours,
@@ -103,34 +77,65 @@ METHODS: dict[str, Callable[[Past, ndarray], Predict]] = {
     "ours, LeastSquares": our_least_squares,
     "linear Avrami plot": rivals.avrami_plot,
 }
+FAST = ("limit (exact posterior, true population)", "ours", "empirical Bayes, MAP + Laplace", "curve_fit, bounded")
 # Compiling it takes longer than all else in a smoke run.
 SLOW = {} if SMOKE else {"NumPyro NUTS, hierarchical": rivals.nuts}
 
 
 def simulated(rng: np.random.Generator) -> None:
-    """Print the table of the simulated alloys for each number of seen points."""
-    family = alloy_family(PAST, rng=rng)
-    past = Past(family.times[0], np.stack(family.fractions))
-    for m in SEEN:
-        seen = SEEN_UNTIL * np.arange(1, m + 1) / m
-        family = alloy_family(NEW, rng=rng, times=seen)
-        fractions, truth = np.stack(family.fractions), family.truth(NEW_TIMES)
+    """Print the table of all methods for each number of seen points."""
+    past = past_alloys(rng)
+    for m, seen in SEEN.items():
+        fractions, truth = new_alloys(seen, rng)
         learned, learning = learn(METHODS | SLOW, past, seen)
         slow = {name: learned.pop(name) for name in SLOW if name in learned}
         results = race(learned, seen, fractions, ROUNDS) | race(slow, seen, fractions, 1)
         print(f"\n{m} points of {NEW} new alloys, {PAST} past ones")
-        print(f"  {'method':42s}{'RMSE':>7s} {'x limit':>7s} {'coverage':>8s} {'interval score':>14s} "
+        print(f"  {'method':42s}{'RMSE':>7s} {'x limit':>7s} {'coverage':>8s} {'interval score':>14s} {'withheld':>8s} "
               f"{'CPU ms a specimen':>17s} {'learning, s':>11s}")  # fmt: skip
-        best = rmse(results[next(iter(METHODS))][0].mean, truth)
+        best = rmse(results[FAST[0]][0].mean, truth)
         for name, (prediction, cost) in results.items():
             error = rmse(prediction.mean, truth)
+            bands = f"{'none':>8s} {'':23s}"
+            if prediction.lower is not None:
+                bands = "{:8.3f} {:14.4f} {:8.3f}".format(*band_scores(prediction, truth))
             print(
-                f"  {name:42s}{error:7.4f} {error / best:7.3f} {band_scores(prediction, truth)} "
-                f"{cost:17.3g} {learning[name]:11.2g}"
+                f"  {name:42s}{error:7.4f} {error / best:7.3f} {bands} {cost:17.3g} {learning[name]:11.2g}", flush=True
             )
         if slow:
             print(f"  NUTS: past and {NEW} new alloys in one chain, whose cost the new alloys share")
-    print_our_times(past, rng)
+
+
+def several_seeds(seed: int) -> None:
+    """Print the fast methods' mean over seeds, with the least and the most where a target stands."""
+    print(f"\n{SEEDS} seed{'s' * (SEEDS > 1)} from {seed}, {NEW} new and {PAST} past alloys each: mean (least to most)")
+    print(f"  {'method':42s} {'m':>2s} {'RMSE x limit':>22s} {'coverage':>22s} {'interval score x limit':>24s}")
+    scores: dict[tuple[str, int], list[ndarray]] = {}
+    for one in range(seed, seed + SEEDS):
+        rng = np.random.default_rng(one)
+        past = past_alloys(rng)
+        for m, seen in SEEN.items():
+            fractions, truth = new_alloys(seen, rng)
+            learned, _ = learn({name: METHODS[name] for name in FAST}, past, seen)
+            for name, predict in learned.items():
+                found = predict(seen, fractions, NEW_TIMES)
+                scores.setdefault((name, m), []).append([rmse(found.mean, truth), *band_scores(found, truth)[:2]])
+    for (name, m), rows in scores.items():
+        unit = np.array([[error, 1.0, score] for error, _, score in scores[FAST[0], m]])
+        cells = (f"{row.mean():.3f} ({row.min():.3f} to {row.max():.3f})" for row in (np.array(rows) / unit).T)
+        print("  {:42s} {:2d} {:>22s} {:>22s} {:>24s}".format(name, m, *cells))
+
+
+def past_alloys(rng: np.random.Generator) -> Past:
+    """Return the past alloys of the simulated problem."""
+    family = alloy_family(PAST, rng=rng)
+    return Past(family.times[0], np.stack(family.fractions))
+
+
+def new_alloys(seen: ndarray, rng: np.random.Generator) -> tuple[ndarray, ndarray]:
+    """Return the measured fractions (alloys, m) and the truth (alloys, times) at the new times."""
+    family = alloy_family(NEW, rng=rng, times=seen)
+    return np.stack(family.fractions), family.truth(NEW_TIMES)
 
 
 def learn(methods: dict, past: Past, seen: ndarray) -> tuple[dict[str, Predict], dict[str, float]]:
@@ -170,60 +175,34 @@ def rmse(mean: ndarray, truth: ndarray) -> float:
     return float(np.sqrt(np.mean((mean - truth) ** 2)))
 
 
-def band_scores(prediction: Prediction, truth: ndarray) -> str:
-    """Return coverage and interval score of the 90 % band as text."""
-    if prediction.lower is None:
-        return f"{'none':>8s} {'':14s}"
+def band_scores(prediction: Prediction, truth: ndarray) -> tuple[float, float, float]:
+    """Return coverage and interval score of the 90 % band, and the share of alloys that have none."""
     lower, upper = np.nan_to_num(prediction.lower, nan=0.0), np.nan_to_num(prediction.upper, nan=1.0)
     miss = np.maximum(lower - truth, 0) + np.maximum(truth - upper, 0)
-    return f"{np.mean(miss == 0):8.3f} {np.mean(upper - lower + 20 * miss):14.4f}"
-
-
-def print_our_times(past: Past, rng: np.random.Generator) -> None:
-    """Print what ours costs: learning, one specimen alone, and a specimen in a large batch."""
-    seconds, prior = cpu(lambda: learn_prior(JMAK, as_curves(past.time, past.fraction)), 1)
-    calibrator = Calibrator(JMAK, prior)
-    print(f"\nours: learning {seconds:.2f} s CPU; ms a specimen:")
-    print(f"  {'m':>2s} {'fit alone':>10s} | in a batch of {BATCH}: {'fit + intervals':>16s} {'band, 40 times':>15s}")
-    for m in SEEN:
-        seen = SEEN_UNTIL * np.arange(1, m + 1) / m
-        batch = as_curves(seen, alloy_family(BATCH, rng=rng, times=seen).fractions)
-        alone, _ = cpu(lambda batch=batch: calibrator.fit(batch[0].x, batch[0].y), 30)
-        together, fits = cpu(lambda batch=batch: with_intervals(calibrator.fit_many(batch)), 3)
-        band, _ = cpu(lambda fits=fits: fits.band(NEW_TIMES, 0.9), 3)
-        print(f"  {m:2d} {1e3 * alone:10.3f} | {1e3 * together / BATCH:38.4f} {1e3 * band / BATCH:15.4f}")
-
-
-def with_intervals(fits: Calibrations) -> Calibrations:
-    """Return the fits after their intervals were computed."""
-    fits.estimates()
-    return fits
-
-
-def cpu(call: Callable[[], object], repeats: int) -> tuple[float, object]:
-    """Return the median CPU seconds of a call and its last result."""
-    seconds = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        result = call()
-        seconds.append(time.process_time() - begin)
-    return float(np.median(seconds)), result
+    withheld = np.isnan(prediction.lower).any(1)
+    return float(np.mean(miss == 0)), float(np.mean(upper - lower + 20 * miss)), float(withheld.mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--seed", type=int, default=20240607, help="of the simulated alloys (default %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=("simulated", "real", "nist"),
-                        default=("simulated", "real", "nist"), help="the tables to print (default: all)")  # fmt: skip
+    tables = ("simulated", "seeds", "times", "real", "nist")
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="the tables to print (default: all)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     # Many of the few-point fits without a prior do not converge; their bands are withheld and scored as such.
     warnings.filterwarnings("ignore", message=".*did not converge")
+    rng = np.random.default_rng(arguments.seed)
     if "simulated" in arguments.only:
-        simulated(np.random.default_rng(arguments.seed))
+        simulated(rng)
+    if "seeds" in arguments.only:
+        several_seeds(arguments.seed)
+    if "times" in arguments.only:
+        print_times(past_alloys(rng), SEEN, NEW_TIMES, BATCH, TIMED, rng)
     if "real" in arguments.only:
         for family in kinetics_real.families():
             kinetics_real.print_family(JMAK, family, REPEATS, LEFT_OUT)
+        kinetics_real.print_whole_curves()
     if "nist" in arguments.only:
         import kinetics_nist
 

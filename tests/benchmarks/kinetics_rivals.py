@@ -8,7 +8,7 @@ theta = (ln k, n), the coordinates in which the simulated population is Gaussian
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from scipy.optimize import curve_fit, least_squares
 from scimeta.core.inner_loop import adapt
 from scimeta.core.rules import Meta, learned_rates
 from scimeta.core.tasks import over_tasks
+
+if TYPE_CHECKING:
+    import lmfit
 
 NOISE = 0.02  # told to the rivals that take a sigma
 BOUNDS = ((1e-2, 0.3), (1e2, 6.0))  # of (k, n), for curve_fit and lmfit
@@ -82,35 +85,48 @@ def bounded_curve_fit(past: Past, seen: ndarray) -> Predict:
 
 def one_curve_fit(t: ndarray, y: ndarray, times: ndarray) -> tuple[ndarray, ndarray]:
     """Return the fitted curve of one specimen and the standard deviation of it."""
-    sigma = np.full(len(t), NOISE)
-    (k, n), covariance = curve_fit(avrami, t, y, START, sigma, absolute_sigma=True, bounds=BOUNDS)
+    (k, n), covariance = fit_by_curve_fit(t, y)
     return avrami(times, k, n), curve_sd(times, (np.log(k), n), covariance / np.outer((k, 1), (k, 1)))
 
 
+def fit_by_curve_fit(t: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+    """Return (k, n) and their covariance."""
+    return curve_fit(avrami, t, y, START, np.full(len(t), NOISE), absolute_sigma=True, bounds=BOUNDS)
+
+
 def curve_sd(times: ndarray, theta: ndarray, covariance: ndarray) -> ndarray:
-    """Return the curve's standard deviation from the covariance of (ln k, n); infinite where that is."""
+    """Return the curve's standard deviation from the covariance of (ln k, n); nan where that is not finite."""
     if not np.isfinite(covariance).all():
-        return np.full(len(times), np.inf)
+        return np.full(len(times), np.nan)
     jacobian = avrami_jacobian(times, *theta)
     return np.sqrt(np.einsum("ti,ij,tj->t", jacobian, covariance, jacobian).clip(0))
 
 
 def bounded_lmfit(past: Past, seen: ndarray) -> Predict:
     """lmfit's `Model.fit` with the same start, bounds and noise; the delta-method band from its covariance."""
+    by_lmfit = fit_by_lmfit()
+
+    def one(t: ndarray, y: ndarray, times: ndarray) -> tuple[ndarray, ndarray]:
+        fit = by_lmfit(t, y)
+        k, n = fit.best_values["k"], fit.best_values["n"]
+        covariance = np.full((2, 2), np.inf) if fit.covar is None else fit.covar
+        return avrami(times, k, n), curve_sd(times, (np.log(k), n), covariance / np.outer((k, 1), (k, 1)))
+
+    return each(one)
+
+
+def fit_by_lmfit() -> Callable[[ndarray, ndarray], lmfit.model.ModelResult]:
+    """Return the function of (t, y) that fits with lmfit."""
     import lmfit
 
     model = lmfit.Model(avrami)
     start = model.make_params(**{name: {"value": START[i], "min": BOUNDS[0][i], "max": BOUNDS[1][i]}
                                  for i, name in enumerate("kn")})  # fmt: skip
 
-    def one(t: ndarray, y: ndarray, times: ndarray) -> tuple[ndarray, ndarray]:
-        weights = np.full(len(t), 1 / NOISE)
-        fit = model.fit(y, start, time=t, weights=weights, scale_covar=False)
-        k, n = fit.best_values["k"], fit.best_values["n"]
-        covariance = np.full((2, 2), np.inf) if fit.covar is None else fit.covar
-        return avrami(times, k, n), curve_sd(times, (np.log(k), n), covariance / np.outer((k, 1), (k, 1)))
+    def fit(t: ndarray, y: ndarray) -> lmfit.model.ModelResult:
+        return model.fit(y, start, time=t, weights=np.full(len(t), 1 / NOISE), scale_covar=False)
 
-    return each(one)
+    return fit
 
 
 def avrami_plot(past: Past, seen: ndarray) -> Predict:

@@ -12,7 +12,7 @@ from scipy import stats
 from scimeta.calibration.curves import Curve
 from scimeta.calibration.law import Parameter
 from scimeta.calibration.posterior import Gaussian, Points, Posterior, measured, posterior, student_nodes
-from scimeta.calibration.result import weighted_quantiles
+from scimeta.calibration.intervals import weighted_quantiles
 
 SPECIMENS = 24
 

@@ -1,0 +1,136 @@
+"""Estimates, bands and errors, and the nodes and quantiles behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+from scimeta.calibration.law import Law
+from scimeta.calibration.posterior import lattice
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One parameter of one specimen.
+
+    Attributes:
+        name: the parameter.
+        value: posterior median, or the least-squares value; in ``unit``.
+        lower: lower end of the interval; nan where none can be defended, and then ``reason`` says why.
+        upper: upper end.
+        level: probability that the interval is meant to hold, between 0 and 1.
+        unit: unit of value, lower and upper; "" if the parameter has none.
+        std: posterior standard deviation, or the standard error.
+        from_data: share of the knowledge that came from this specimen's data, 0 (all from the prior) to 1:
+            1 - posterior variance / prior variance, of the unconstrained parameter.
+        reason: why there is no interval; "" if there is one.
+    """
+
+    name: str
+    value: float
+    lower: float
+    upper: float
+    level: float
+    unit: str
+    std: float
+    from_data: float
+    reason: str = ""
+
+    def __str__(self) -> str:
+        value = f"{self.name} = {self.value:.4g}{' ' + self.unit if self.unit else ''}"
+        return value + (
+            f" ({self.level:.0%} interval {self.lower:.4g} to {self.upper:.4g})"
+            if not self.reason
+            else f" ({self.reason})"
+        )
+
+
+class Band(NamedTuple):
+    """A pointwise interval of a curve.
+
+    Attributes:
+        x: (points,).
+        lower: (points,), or (specimens, points) for many specimens; nan where no band can be defended.
+        upper: like ``lower``.
+        level: probability that the band is meant to hold at each point.
+    """
+
+    x: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    level: float
+
+
+class Errors(NamedTuple):
+    """Standard errors of parameters whose intervals do not come from the nodes.
+
+    Attributes:
+        of: name -> (specimens,) standard error of the unconstrained parameter.
+        dof: (specimens,) degrees of freedom behind them; inf where their scale is known.
+    """
+
+    of: Mapping[str, np.ndarray]
+    dof: np.ndarray
+
+    def __getitem__(self, rows: Sequence[int]) -> Errors:
+        """Return the errors of some specimens."""
+        return Errors({name: error[rows] for name, error in self.of.items()}, self.dof[rows])
+
+    def interval(self, law: Law, name: str, best: Tensor, tail: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return lower, value, upper and standard error in natural units, (specimens,) each, from Student's t."""
+        error = torch.from_numpy(self.of[name])
+        reach = error * torch.from_numpy(special.stdtrit(np.minimum(self.dof, 1e10), 1.0 - tail))
+        u = best.clone().requires_grad_()
+        value = law.constrain({name: u})[name]
+        (slope,) = torch.autograd.grad(value.sum(), u)
+        lower, upper = (law.constrain({name: end})[name] for end in (best - reach, best + reach))
+        return lower, value.detach(), upper, slope.abs() * error
+
+
+def weighted_quantiles(values: Tensor, weights: Tensor, levels: Sequence[float]) -> list[Tensor]:
+    """Return the quantiles of weighted values along the last axis, linear between midpoints of the weights.
+
+    Args:
+        values: (..., nodes).
+        weights: broadcasts to values; sums to 1 along the last axis.
+        levels: probabilities between 0 and 1.
+    Returns: one (...,) tensor a level.
+
+    >>> weighted_quantiles(torch.tensor([3.0, 1.0, 2.0]), torch.tensor([0.25, 0.25, 0.5]), [0.5])
+    [tensor(2.)]
+    """
+    if values.shape[-1] == 1:
+        return [values[..., 0] for _ in levels]
+    ordered, order = values.sort(-1)
+    weight = weights.expand(values.shape).gather(-1, order)
+    middle = weight.cumsum(-1) - 0.5 * weight
+    result = []
+    for level in levels:
+        wanted = torch.full((*middle.shape[:-1], 1), level, dtype=middle.dtype)
+        right = torch.searchsorted(middle.contiguous(), wanted).clamp(1, middle.shape[-1] - 1)
+        low, high = middle.gather(-1, right - 1), middle.gather(-1, right)
+        share = ((wanted - low) / (high - low).clamp(min=1e-300)).clamp(0.0, 1.0)
+        below, above = ordered.gather(-1, right - 1), ordered.gather(-1, right)
+        result.append((below + share * (above - below))[..., 0])
+    return result
+
+
+def multivariate_t(count: int, dimension: int, dof: float) -> np.ndarray:
+    """Return (count, dimension) equally weighted multivariate t, uncorrelated to rounding; normal at dof inf."""
+    cube = lattice(count, dimension + 1)
+    radius = np.ones(count) if np.isinf(dof) else stats.chi2.ppf(cube[:, -1], dof) / dof
+    nodes = special.ndtri(cube[:, :-1]) / np.sqrt(radius)[:, None]
+    covariance = nodes.T @ nodes / count
+    white = np.linalg.solve(np.linalg.cholesky(covariance), nodes.T).T
+    return white * np.sqrt(np.trace(covariance) / dimension)
+
+
+def normal_nodes(count: int) -> Tensor:
+    """Return (count,) standard normal quantiles in an order that is unrelated to the nodes' own."""
+    return torch.from_numpy(special.ndtri(((np.arange(count) + 0.5) * 0.6180339887498949) % 1.0))
