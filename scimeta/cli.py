@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,10 +14,12 @@ from pathlib import Path
 from scimeta import datasets
 from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.curves import Curves
+from scimeta.calibration.delimited import read_delimited
 from scimeta.calibration.empirical_bayes import learn_prior
 from scimeta.calibration.law import Law
 from scimeta.calibration.prior import Prior, read_prior_file
 from scimeta.calibration.tables import read_curves
+from scimeta.calibration.units import is_share
 from scimeta.domains import kinetics
 from scimeta.files import write_atomically
 
@@ -32,21 +36,37 @@ _FIT_EXAMPLES = """examples:
   scimeta fit prior.json new.csv --plot fit.png --csv fit.csv
   scimeta fit prior.json many.csv --by alloy --csv fits.csv
 """
+_TYPE_INSTEAD = {  # what the functions advise -> what it is at the command line
+    r'call curves\.convert\([xy]="[^"]*"\)( to have plain numbers)?': "pass --convert",
+    r"ask for '([^']*)', then convert": r"ask for '\1' and pass --convert",
+    r"pass replicates=True": "pass --replicates",
+    r"pass by=None": "leave --by out",
+    r"learn_prior\(\.\.\.\)\.save\(.*\)": "scimeta learn",
+    r"learn_prior needs": "learning needs",
+    r"learn_prior: (.*); raise steps or simplify": r"\1; simplify",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 after one sentence on the user's mistake."""
     options = _parser().parse_args(arguments)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: print(f"scimeta: warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
         warnings.simplefilter("always", UserWarning)
         try:
+            _check_outputs(options)
             options.run(options)
         except (ValueError, KeyError, TypeError, OSError) as error:
-            sentence = error.args[0] if isinstance(error, KeyError) and error.args else error
-            print(f"scimeta: {sentence}", file=sys.stderr)
+            _say(error.args[0] if isinstance(error, KeyError) and error.args else error)
             return 2
     return 0
+
+
+def _say(sentence: object) -> None:
+    text = " ".join(str(sentence).split())
+    for advice, typed in _TYPE_INSTEAD.items():
+        text = re.sub(advice, typed, text)
+    print(f"scimeta: {text}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("-o", "--output", required=True, metavar="PRIOR.json", help="where the prior goes")
     learn.add_argument("--plot", metavar="PNG", help="draw the population")
     _add_columns(learn)
-    learn.set_defaults(run=_learn)
+    learn.set_defaults(run=_learn, prior=None, table=None)
 
     fit = commands.add_parser(
         "fit", help="calibrate new specimens with a prior", epilog=_FIT_EXAMPLES, formatter_class=raw
@@ -76,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--plot", metavar="PNG", help="draw points, curve and band")
     fit.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a specimen")
     _add_columns(fit)
-    fit.set_defaults(run=_fit)
+    fit.set_defaults(run=_fit, output=None)
     return parser
 
 
@@ -88,59 +108,93 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--sigma", help="standard deviation of each measurement")
     columns.add_argument("--conditions", default="", help="comma-separated, such as temperature,filler")
     columns.add_argument("--convert", action="store_true", help="convert units named in the header to the law's")
+    columns.add_argument("--replicates", action="store_true", help="readings at one x are independent, not a slip")
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Raise before any work if a file could not be written, or would replace what is read."""
+    inputs = [Path(path).resolve() for path in (options.prior, options.csv) if path]
+    for path in filter(None, (options.output, options.table, options.plot)):
+        if not Path(path).parent.is_dir():
+            raise FileNotFoundError(f"cannot write {path}: the folder {Path(path).parent} does not exist")
+        if Path(path).is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder; name a file in it")
+        if Path(path).resolve() in inputs:
+            raise ValueError(f"{path} would replace what is read; name another file")
+    if options.plot:
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        if Path(options.plot).suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+            raise ValueError(f"--plot {options.plot}: name a picture, such as {Path(options.plot).stem}.png")
 
 
 def _learn(options: argparse.Namespace) -> None:
     law = _law(options.law)
     conditions = _names(options.conditions)
-    prior = learn_prior(law, _curves(options, law, conditions), conditions=conditions)
+    curves = _curves(options, law, conditions)
+    if len(curves) == 1 and not options.by:
+        raise ValueError(f"{options.csv} was read as one specimen; name the column of the specimens with --by")
+    prior = learn_prior(law, curves, conditions=conditions)
+    picture = _picture(prior, options.plot)
     prior.save(options.output)
-    print(prior)
-    print(f"\nwritten to {options.output}")
-    if options.plot:
-        _save_plot(prior, options.plot)
+    print(f"{prior}\n\nwritten to {options.output}")
+    _write(options.plot, picture, "figure")
 
 
 def _fit(options: argparse.Namespace) -> None:
     if options.prior is None:
-        law, plot = kinetics.JMAK, options.plot or "fit.png"
+        law, options.plot = kinetics.JMAK, options.plot or "fit.png"
+        if options.law or options.x or options.y or options.by or options.sigma or options.conditions:
+            raise ValueError("columns and laws need a table: scimeta fit PRIOR.json NEW.csv; alone it runs an example")
         past, curves = datasets.alloys(), datasets.new_alloy()
         print(f"shipped example: {len(past)} past alloys, one new alloy with {len(curves[0])} points\n")
         prior = learn_prior(law, past)
     elif options.csv is None:
-        raise ValueError(f"scimeta fit {options.prior} needs the CSV with the new specimens' points as well")
+        raise ValueError(f"fit takes a prior and a table, got only {options.prior}: scimeta fit PRIOR.json NEW.csv")
     else:
-        law, plot = _law_of_prior(options), options.plot
+        law = _law_of_prior(options)
         prior = Prior.load(options.prior, law)
-        curves = _curves(options, law, tuple({*prior.conditions, *_names(options.conditions)}))
+        curves = _curves(options, law, tuple(dict.fromkeys((*prior.conditions, *_names(options.conditions)))))
     fits = Calibrator(law, prior, options.level).fit_many(curves)
     result = fits[0] if len(fits) == 1 else fits
+    picture = _picture(result, options.plot)
     print(result)
-    if options.table:
-        write_atomically(options.table, lambda path: fits.to_frame().to_csv(path, index=False))
-        print(f"\nestimates: {options.table}")
-    if plot:
-        _save_plot(result, plot)
+    _write(options.table, options.table and fits.to_frame().to_csv(index=False).encode(), "estimates")
+    _write(options.plot, picture, "figure")
 
 
 def _curves(options: argparse.Namespace, law: Law, conditions: Sequence[str]) -> Curves:
     """Return the table's curves, in the law's units where that was asked for."""
-    columns = {"x": options.x or law.x.name, "y": options.y or law.y.name, "sigma": options.sigma}
-    by = options.by or ("specimen" if _has_column(options.csv, "specimen") else None)
-    curves = read_curves(options.csv, by=by, conditions=conditions, **columns)
+    x, y = options.x or law.x.name, options.y or law.y.name
+    by = options.by or _specimens(options.csv, (x, y, options.sigma, *conditions))
+    curves = read_curves(
+        options.csv, x=x, y=y, by=by, sigma=options.sigma, conditions=conditions, replicates=options.replicates
+    )
     if not options.convert:
         return curves
-    wanted = {side: getattr(law, side).unit or None for side in ("x", "y") if getattr(curves, side).unit}
+    wanted = {}
+    for side in ("x", "y"):
+        measured, goal = getattr(curves, side), getattr(law, side).unit
+        if goal and not measured.unit:
+            raise ValueError(
+                f"--convert: column {measured.name!r} names no unit; state it, as in --{side} '{measured.name} [unit]'"
+            )
+        if goal or is_share(measured.unit):
+            wanted[side] = goal
     return curves.convert(**wanted)
 
 
-def _has_column(path: str, name: str) -> bool:
-    """Return whether the table's header names the column; False where there is no such file."""
-    if not Path(path).is_file():
-        return False
-    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
-        header = next((line for line in file if line.strip() and not line.startswith("#")), "")
-    return name in [cell.strip().strip('"') for cell in header.replace(";", ",").replace("\t", ",").split(",")]
+def _specimens(path: str, used: Sequence[str | None]) -> str | None:
+    """Return the column named specimen; None if there is none, with a warning if another column looks like it."""
+    table = read_delimited(path)
+    for name in table.header:
+        if name.lower() == "specimen":
+            return name
+    for name, cells in zip(table.header, table.columns, strict=True):
+        if name not in used and len(set(cells)) > 1 and any(cell[:1].isalpha() for cell in cells):
+            warnings.warn(f"all rows of {path} are read as one specimen; do you mean --by {name!r}?", stacklevel=2)
+            break
+    return None
 
 
 def _law(text: str) -> Law:
@@ -153,8 +207,13 @@ def _law(text: str) -> Law:
     if not Path(file).is_file():
         raise FileNotFoundError(f"no file {file} to take the law {name} from")
     spec = importlib.util.spec_from_file_location("users_laws", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    if spec is None:
+        raise ValueError(f"{file} is not a Python file; the law is taken from FILE.py:NAME")
+    module = sys.modules["users_laws"] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's code raises
+        raise ValueError(f"{file} does not run: {type(error).__name__}: {error}") from error
     law = getattr(module, name, None)
     if not isinstance(law, Law):
         laws = [key for key, value in vars(module).items() if isinstance(value, Law)]
@@ -177,16 +236,23 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _save_plot(result: object, path: str) -> None:
-    """Write the picture whole or not at all."""
+def _picture(result: object, path: str | None) -> bytes | None:
+    """Return the picture as the file type of the path; drawn before anything is written."""
+    if path is None:
+        return None
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = result.plot().figure
-    if not Path(path).suffix:
-        raise ValueError(f"--plot {path}: name a file type, as in {path}.png")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+    figure, buffer = result.plot().figure, io.BytesIO()
+    figure.savefig(buffer, dpi=150, format=Path(path).suffix[1:])
     plt.close(figure)
-    print(f"figure: {path}")
+    return buffer.getvalue()
+
+
+def _write(path: str | None, content: bytes | None, what: str) -> None:
+    """Write the file whole or not at all, and say so; nothing without a path."""
+    if path is not None:
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        print(f"{what}: {path}")

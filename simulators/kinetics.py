@@ -161,9 +161,11 @@ def two_kinds(
 
 def _grids(times: ndarray | Sequence[ndarray] | None, specimens: int) -> tuple[ndarray, ...]:
     """Return one array of times an alloy."""
-    if specimens < 1:
-        raise ValueError(f"specimens must be 1 or more; got {specimens}")
+    if specimens < 1 or specimens != int(specimens):
+        raise ValueError(f"specimens must be a whole number, 1 or more; got {specimens}")
     times = np.linspace(0.1, 3.0, 30) if times is None else times
+    if not np.iterable(times) or not len(times):
+        raise ValueError(f"times must be (points,), or one such array an alloy; got {times!r}")
     if np.ndim(times[0]) == 0:
         grids = tuple(np.array(times, dtype=float) for _ in range(specimens))
     else:
@@ -171,8 +173,10 @@ def _grids(times: ndarray | Sequence[ndarray] | None, specimens: int) -> tuple[n
     if len(grids) != specimens:
         raise ValueError(f"times has {len(grids)} arrays for {specimens} specimens; give one each, or one for all")
     for row, grid in enumerate(grids):
-        if grid.ndim != 1 or not (np.isfinite(grid) & (grid >= 0.0)).all():
-            raise ValueError(f"times of alloy {row} (the first is 0) must be (points,), finite and not negative")
+        if grid.ndim != 1 or not len(grid) or not (np.isfinite(grid) & (grid >= 0.0)).all():
+            raise ValueError(
+                f"times of alloy {row} (the first is 0) must be (points,), at least one, finite and not negative"
+            )
     return grids
 
 
@@ -180,14 +184,21 @@ def _population(
     specimens: int, mean: Sequence[float], covariance: Sequence[Sequence[float]], rng: np.random.Generator
 ) -> ndarray:
     """Return (specimens, 2) draws of (ln k, n), drawn again where n is too small."""
-    root = np.linalg.cholesky(np.asarray(covariance, dtype=float))
+    mean, covariance = np.asarray(mean, dtype=float), np.asarray(covariance, dtype=float)
+    if mean.shape != (2,) or covariance.shape != (2, 2) or not np.isfinite(mean).all():
+        raise ValueError(
+            f"mean must be two finite numbers and covariance (2, 2); got {mean.tolist()} and {covariance.tolist()}"
+        )
+    if not (np.array_equal(covariance, covariance.T) and np.linalg.eigvalsh(covariance)[0] > 0.0):
+        raise ValueError(f"covariance must be symmetric and positive definite; got {covariance.tolist()}")
+    root = np.linalg.cholesky(covariance)
     theta = np.empty((0, 2))
     for _ in range(1000):
-        draws = np.asarray(mean, dtype=float) + rng.standard_normal((specimens, 2)) @ root.T
+        draws = mean + rng.standard_normal((specimens, 2)) @ root.T
         theta = np.concatenate([theta, draws[draws[:, 1] > _LEAST_EXPONENT]])
         if len(theta) >= specimens:
             return theta[:specimens]
-    raise ValueError(f"hardly any n drawn is above {_LEAST_EXPONENT}; mean is {tuple(mean)}")
+    raise ValueError(f"hardly any n drawn is above {_LEAST_EXPONENT}; mean is {tuple(mean.tolist())}")
 
 
 def _measured(
@@ -199,7 +210,7 @@ def _measured(
     rng: np.random.Generator,
 ) -> tuple[ndarray, ...]:
     """Return noisy fractions; outliers are drawn last, so that asking for them changes nothing else."""
-    if noise < 0.0 or not 0.0 <= outliers <= 1.0:
+    if not 0.0 <= noise < np.inf or not 0.0 <= outliers <= 1.0:
         raise ValueError(f"noise must be 0 or more and outliers between 0 and 1; got {noise} and {outliers}")
     errors = [rng.standard_normal(len(grid)) for grid in grids]
     strays = [rng.random(len(grid)) < outliers for grid in grids]
@@ -211,7 +222,7 @@ def _measured(
 
 def _range(name: str, ends: tuple[float, float], highest: float) -> tuple[float, float]:
     """Return the ends of a range, or say that they are not one."""
-    low, high = ends
-    if not 0.0 <= low <= high <= highest:
+    low, high = ends if np.shape(ends) == (2,) else (np.nan, np.nan)
+    if not 0.0 <= low <= high <= highest or np.isinf(high):
         raise ValueError(f"{name} must be (low, high) with 0 <= low <= high <= {highest:g}; got {ends}")
     return low, high

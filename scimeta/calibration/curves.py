@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scimeta.calibration.law import Axis, Law
-from scimeta.calibration.units import Conversion, conversion, same_unit
+from scimeta.calibration.units import Conversion, conversion, is_share, same_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,7 +108,10 @@ class Curve:
 
     def _floats(self, name: str) -> np.ndarray:
         try:
-            return np.array(np.asarray(getattr(self, name)), dtype=np.float64)
+            values = np.asarray(getattr(self, name))
+            if np.iscomplexobj(values):
+                raise TypeError("complex ones have no order")
+            return np.array(values, dtype=np.float64)
         except (TypeError, ValueError, RuntimeError) as error:  # the last from a tensor that needs its gradient
             raise self._error(f"{name} must be numbers, one a point; {error}") from None
 
@@ -135,6 +138,8 @@ class Curve:
             raise self._error(f"x[{i}] and x[{j}] are both {x[i]:g}; {REPEATED}")
 
     def _checked_conditions(self) -> dict[str, float]:
+        if not isinstance(self.conditions, Mapping):
+            raise self._error(f"conditions must be a dict of name and number; got {self.conditions!r}")
         checked = {}
         for name, value in self.conditions.items():
             try:
@@ -314,14 +319,17 @@ def pad(curves: Sequence[Curve]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def check_law(law: Law, curves: Sequence[Curve]) -> None:
     """Raise ValueError if the curves cannot be what the law describes: another unit, or numbers that it rules out.
 
-    A unit that either side leaves blank is taken as agreeing. Spellings of one unit ("sec", "s") agree.
+    A unit that either side leaves blank is taken as agreeing, except that percent is no plain number. Spellings of one
+    unit ("sec", "s") agree.
 
     >>> from scimeta.calibration.law import Parameter
     >>> law = Law("line", lambda t, a: a * t, {"a": Parameter()}, x=Axis("time", "s"), y=Axis("fraction"))
     >>> check_law(law, Curves([Curve("A", [1], [0.2])], Axis("time", "min"), Axis("fraction")))
     Traceback (most recent call last):
-    ValueError: curves are in min, law line expects s; call curves.convert(x="s")
+    ValueError: time: curves are in min, law line expects s; call curves.convert(x="s")
     """
+    if not isinstance(curves, Sequence) or not all(isinstance(curve, Curve) for curve in curves):
+        raise TypeError(f"expected Curves, or a list of Curve; got {type(curves).__name__}: read_curves makes them")
     if isinstance(curves, Curves):
         check_units(curves, law)
     for curve in curves if law.check is not None else ():
@@ -329,20 +337,35 @@ def check_law(law: Law, curves: Sequence[Curve]) -> None:
             law.check(curve.x, curve.y)
         except ValueError as error:
             raise ValueError(f"specimen {curve.name!r}: {error}") from None
-    for curve in curves[:1]:  # the law tried once on one specimen, so that a shape error reads as one
-        x = torch.from_numpy(curve.x)
-        y = law.fn(x, **law.constrain({name: torch.zeros((), dtype=x.dtype) for name in law.names}))
-        if not isinstance(y, Tensor) or y.shape != x.shape:
-            came = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+    for curve in curves[:1]:
+        _try(law, torch.from_numpy(curve.x))
+
+
+def _try(law: Law, x: Tensor) -> None:
+    """Run the law once, with parameters that ask for derivatives, so that a slip in it reads as one."""
+    with torch.enable_grad():
+        try:
+            y = law.fn(x, **law.constrain({n: torch.zeros((), dtype=x.dtype, requires_grad=True) for n in law.names}))
+        except Exception as error:  # whatever a user's code raises
             raise ValueError(
-                f"law {law.name}: fn returned {came} for x of shape {tuple(x.shape)}; return one y for each x, in torch"
-            )
+                f"law {law.name}: fn(x, {', '.join(law.names)}) failed: {type(error).__name__}: {error}; write it in "
+                "torch operations, with the parameters' names as arguments"
+            ) from error
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        came = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(
+            f"law {law.name}: fn returned {came} for x of shape {tuple(x.shape)}; return one y for each x, in torch"
+        )
 
 
 def check_units(curves: Curves, law: Law) -> None:
     """Raise ValueError if an axis of the curves has another unit than the law's; see :func:`check_law`."""
     for side in ("x", "y"):
         measured, expected = getattr(curves, side), getattr(law, side)
+        where = f"{measured.name}: curves are in {measured.unit}, law {law.name}"
+        if is_share(measured.unit) and not expected.unit:
+            plain = f'call curves.convert({side}="") to have plain numbers'
+            raise ValueError(f"{where} names no unit; {plain}, or name the unit in the law")
         if not measured.unit or not expected.unit or same_unit(measured.unit, expected.unit):
             continue
         try:
@@ -350,7 +373,7 @@ def check_units(curves: Curves, law: Law) -> None:
             remedy = f'call curves.convert({side}="{expected.unit}")'
         except ValueError:
             remedy = f"is {measured} the right column for the law's {expected}?"
-        raise ValueError(f"curves are in {measured.unit}, law {law.name} expects {expected.unit}; {remedy}")
+        raise ValueError(f"{where} expects {expected.unit}; {remedy}")
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:
@@ -372,8 +395,8 @@ def _axis_conversion(axis: Axis, unit: str | None) -> Conversion:
         return Conversion(1.0, 0.0)
     if not axis.unit:
         raise ValueError(
-            f"{axis.name} has no unit to convert from; name it where the curves are read: {axis.name!r} -> "
-            f"'{axis.name} [{unit}]'"
+            f"{axis.name} has no unit to convert from; state the one it is in where the curves are read, as "
+            f"'{axis.name} [unit]'"
         )
     return conversion(axis.unit, unit)
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scimeta.calibration.curves import Curve, Curves
+from scimeta.calibration.importance import Gaussian, Points, student_nodes
 from scimeta.calibration.law import Law
 from scimeta.calibration.misfit import Basis, Misfit, Residuals, fit_misfit, held_out_gain
-from scimeta.calibration.posterior import Gaussian, Measured, Points, Posterior, measured, posterior, student_nodes
+from scimeta.calibration.posterior import Measured, Posterior, measured, posterior
 from scimeta.calibration.prior import Prior
 
 _WORTH = 3.0  # standard errors by which a misfit must help the specimens left out before it is believed
@@ -135,6 +136,10 @@ def _iterate(
 
 def _design(curves: Sequence[Curve], conditions: Sequence[str], fast: int) -> tuple[Tensor, np.ndarray, np.ndarray]:
     """Return the design matrix (specimens, 1 + conditions) and each condition's centre and scale."""
+    names = [curve.name for curve in curves]
+    if len(set(names)) < len(names):
+        double = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"two specimens are named {double!r}; give each its own name")
     least = len(conditions) + 1 + fast
     if len(curves) < least:
         raise ValueError(

@@ -11,8 +11,8 @@ import torch
 from scipy import special, stats
 from torch import Tensor
 
+from scimeta.calibration.importance import lattice
 from scimeta.calibration.law import Law
-from scimeta.calibration.posterior import lattice
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from scimeta.calibration import report
+from scimeta.calibration.importance import Gaussian
 from scimeta.calibration.law import Law
 from scimeta.calibration.misfit import Misfit
-from scimeta.calibration.posterior import Gaussian
 from scimeta.files import write_atomically
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ def text(fit: Calibration) -> str:
     if not batch.averaged:
         header, rows = header[:-1], [row[:-1] for row in rows]
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    lines = [f"{fit.law.name} | {curve.name} | {len(curve.x)} points | {batch.source}", ""]
+    points = "point" if len(curve.x) == 1 else "points"
+    lines = [f"{fit.law.name} | {curve.name} | {len(curve.x)} {points} | {batch.source}", ""]
     lines += [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (header, *rows)

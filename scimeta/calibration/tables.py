@@ -65,7 +65,9 @@ def read_curves(
     if isinstance(conditions, str):
         raise TypeError(f"conditions must be a list of column names; pass [{conditions!r}]")
     table = _from_frame(source) if hasattr(source, "iloc") else read_delimited(source)
-    used = {name: _find(table, name, by) for name in (x, y, sigma, *conditions) if name is not None}
+    used = {name: _find(table, name, by) for name in (x, y, *([] if sigma is None else [sigma]), *conditions)}
+    if used[x] == used[y]:
+        raise table.error(f"x and y are both column {table.header[used[x]]!r}; name two columns")
     specimens = [Path(table.name).stem] * len(table.rows) if by is None else _texts(table, _find(table, by, by))
     if not len(table.rows):
         raise table.error("there are no rows below the header; add the measurements")
@@ -114,8 +116,9 @@ def _from_frame(frame: pd.DataFrame) -> Table:
 
 def _find(table: Table, wanted: str, by: str | None) -> int:
     """Return the position of a column: by its whole header, or by its name and a unit that does not contradict."""
-    exact = [i for i, header in enumerate(table.header) if header == squeezed(wanted)]
-    name, unit = split_unit(squeezed(wanted))
+    asked = squeezed(str(wanted))
+    exact = [i for i, header in enumerate(table.header) if header == asked]
+    name, unit = split_unit(asked)
     near = [i for i, header in enumerate(table.header) if header.startswith(name) and split_unit(header)[0] == name]
     fits = [i for i in near if not unit or not split_unit(table.header[i])[1] or _agree(table.header[i], unit)]
     found = exact or fits
@@ -133,7 +136,7 @@ def _find(table: Table, wanted: str, by: str | None) -> int:
     close = difflib.get_close_matches(name.lower(), names, 1)
     guess = f"; did you mean {names[close[0]]!r}?" if close else ""
     if wanted == by:
-        guess += "; pass by=None if the whole table is one specimen"
+        guess += f"{'' if close else ';'} pass by=None if the whole table is one specimen"
     raise table.error(f"there is no column {wanted!r}; the table has {present}{guess}")
 
 
@@ -144,7 +147,7 @@ def _agree(header: str, unit: str) -> bool:
 def _name_and_unit(header: str, wanted: str) -> tuple[str, str]:
     """Return name and unit of an axis; the caller's unit stands where the table gives none."""
     name, unit = split_unit(header)
-    return name, unit or split_unit(squeezed(wanted))[1]
+    return name, unit or split_unit(squeezed(str(wanted)))[1]
 
 
 def _texts(table: Table, column: int) -> list[str]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+_SHARES = {"%", "percent", "permille", "‰", "ppm"}
 _WITH_UNIT = re.compile(r"(.*?)\s*(?:\[([^][]*)\]|\(([^()]*)\))")
 
 
@@ -50,6 +51,15 @@ def same_unit(first: str, second: str) -> bool:
     except ValueError:  # texts that pint cannot read are one unit only if they are one text
         return False
     return abs(slope - 1.0) < 1e-12 and abs(offset) < 1e-12
+
+
+def is_share(unit: str) -> bool:
+    """Return True for a unit that is a plain number, but not one: percent and its like.
+
+    >>> is_share("%"), is_share(""), is_share("mm")
+    (True, False, False)
+    """
+    return unit.strip() in _SHARES
 
 
 def conversion(start: str, goal: str) -> Conversion:

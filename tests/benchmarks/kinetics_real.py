@@ -180,9 +180,7 @@ ENTHALPY = Law(
 
 def print_whole_curves(data: Path = DATA) -> None:
     """Print a line for each curve that plain JMAK does not describe: `LeastSquares` beside `curve_fit`, one start."""
-    print(
-        "\nwhole curves of other laws, each fitted alone: RMSE of LeastSquares / curve_fit from the same start, 90 % intervals"
-    )
+    print("\nwhole curves of other laws: RMSE of LeastSquares / curve_fit from the same start, values (90 % intervals)")
     for folder, column, by, law in (("polymer_dsc_enthalpy", "enthalpy", "temperature", ENTHALPY),
                                     ("bainite_dilatometry", "fraction", "material", JMAK_INCOMPLETE)):  # fmt: skip
         path = next((data / folder).glob("*.csv"), None)

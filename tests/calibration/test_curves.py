@@ -64,6 +64,8 @@ def test_sigma_that_no_point_has_is_none():
         (([1, 2], [0, 1], [0.1]), r"sigma has shape \(1,\), x has shape \(2,\); pass one number or one a point"),
         (([1, 2], [0, 1], None, {"T": np.nan}), "condition 'T' is nan; it must be finite"),
         (([1, 2], [0, 1], None, {"T": "hot"}), "condition 'T' must be a number; got 'hot'"),
+        (([1, 2], [0, 1], None, ["hot"]), "conditions must be a dict"),
+        (([1, 2], [0, 1j]), "y must be numbers, one a point; complex"),
         (([5, 1, 5], [0, 1, 2]), r"x\[0\] and x\[2\] are both 5; average them, .* replicates=True"),
     ],
 )
@@ -174,7 +176,7 @@ def test_a_scale_that_is_not_straight_is_refused():
 def test_the_units_of_curves_and_law_must_agree():
     with pytest.raises(ValueError) as error:
         check_units(family(), LINE)
-    assert str(error.value) == 'curves are in min, law line expects s; call curves.convert(x="s")'
+    assert str(error.value) == 'time: curves are in min, law line expects s; call curves.convert(x="s")'
     check_units(family().convert(x="s"), LINE)
 
 
@@ -193,6 +195,39 @@ def test_units_that_pint_does_not_know_are_compared_as_text():
     check_units(family(unit="wt%"), law)
     with pytest.raises(ValueError, match="curves are in vol%, law share expects wt%"):
         check_units(family(unit="vol%"), law)
+
+
+def test_percent_is_no_plain_number():
+    percent = Curves([Curve("A", [1, 2], [0.5, 1.2])], Axis("time", "s"), Axis("fraction", "%"))
+    with pytest.raises(
+        ValueError, match=r'fraction: curves are in %, law line names no unit; call curves.convert\(y=""'
+    ):
+        check_units(percent, LINE)
+    check_units(percent.convert(y=""), LINE)
+    assert percent.convert(y="")["A"].y == pytest.approx([0.005, 0.012])
+
+
+@pytest.mark.parametrize(
+    ("fn", "said"),
+    [
+        (lambda t, b: b * t, r"fn\(x, a\) failed: TypeError: .*unexpected keyword argument 'a'; write it in torch"),
+        (
+            lambda t, a: torch.from_numpy(np.exp(a.numpy())) * t,
+            r"fn\(x, a\) failed: RuntimeError: .*; write it in torch",
+        ),
+        (lambda t, a: a, r"fn returned shape \(\) for x of shape \(2,\)"),
+    ],
+    ids=["another name", "numpy", "a scalar"],
+)
+def test_a_slip_in_a_users_law_reads_as_one(fn, said):
+    with pytest.raises(ValueError, match=said):
+        check_law(Law("mine", fn, {"a": Parameter()}), [Curve("A", [1, 2], [0, 1])])
+
+
+@pytest.mark.parametrize("curves", ["past.csv", Curve("A", [1], [0.2]), [([1], [0.2])]])
+def test_what_is_not_curves_is_said_to_be_so(curves):
+    with pytest.raises(TypeError, match="expected Curves, or a list of Curve; got .*: read_curves makes them"):
+        check_law(LINE, curves)
 
 
 def test_what_a_law_rules_out_is_said_with_the_specimen():

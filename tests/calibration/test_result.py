@@ -12,9 +12,9 @@ import torch
 
 from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.curves import Curve
+from scimeta.calibration.intervals import weighted_quantiles
 from scimeta.calibration.law import Law, Parameter
 from scimeta.calibration.prior import Prior
-from scimeta.calibration.intervals import weighted_quantiles
 
 T = np.linspace(0.1, 3.0, 25)
 

@@ -120,6 +120,8 @@ def test_declared_replicates_are_kept():
                                                      "; did you mean 'tme .s.'?"),
         ("specimen,Time,fraction\nA,1,0.5\n", {}, "did you mean 'Time'?"),
         ("alloy,time,fraction\nA,1,0.5\n", {}, "no column 'specimen'; .*; pass by=None if"),
+        ("Specimen,time,fraction\nA,1,0.5\n", {}, r"did you mean 'Specimen'\? pass by=None if"),
+        ("specimen,time,fraction\nA,1,0.5\n", {"y": "time"}, "x and y are both column 'time'; name two"),
         ("specimen,time [min],fraction\nA,1,0.5\n", {"x": "time [s]"},
          "no column 'time .s.', but 'time .min.'; ask for 'time', then convert"),
         ("specimen,time [s],time [min],fraction\nA,1,1,0.5\n", {},

@@ -199,6 +199,7 @@ def _slope(time: np.ndarray, fraction: np.ndarray) -> float:
         ([1.0, 2.0], [0.1, 1.0], "1 of 2 points"),
         ([1.0, 2.0], [0.6, 0.1], "does not rise"),
         ([1.0, 2.0], [0.1, 0.2, 0.3], r"time has shape \(2,\)"),
+        ([1.0, np.nan, 3.0], [0.1, 0.2, 0.3], "point 1 .*drop it"),
     ],
 )
 def test_the_avrami_line_says_why_it_cannot_be_drawn(time: list, fraction: list, message: str) -> None:
@@ -209,9 +210,11 @@ def test_the_avrami_line_says_why_it_cannot_be_drawn(time: list, fraction: list,
 @pytest.mark.parametrize(
     ("time", "fraction", "message"),
     [
-        ([0.0, 5.0, -3.0], [0.0, 0.1, 0.2], "time -3 at row 2"),
-        ([0.0, 5.0, 9.0], [0.3, 45.0, 98.0], "fraction 45 at row 1 .*divide by 100"),
-        ([0.0, 5.0, 9.0], [0.3, 0.5, -0.7], "fraction -0.7 at row 2 .*baseline"),
+        ([0.0, 5.0, -3.0], [0.0, 0.1, 0.2], "time -3 is negative"),
+        ([0.0, 5.0, 9.0], [0.3, 45.0, 98.0], "fraction 45 at time 5 .*divide by 100"),
+        ([0.0, 5.0, 9.0], [0.3, 0.5, -0.7], "fraction -0.7 at time 9 .*baseline"),
+        ([0.0, 5.0], [0.3, np.nan], "point 1 .*drop it"),
+        ([], [], "at least one"),
     ],
 )
 @pytest.mark.parametrize("law", **any_law)
@@ -265,6 +268,8 @@ def test_a_rate_read_in_the_wrong_convention_gives_8_seconds_for_83() -> None:
         (lambda: kinetics.K_to_rate(0.01, 2.0, unit="min^-3"), "belongs to n = 3"),
         (lambda: kinetics.rate_to_K(0.01, 2.0, to="fortnight"), "unknown unit of time 'fortnight'"),
         (lambda: kinetics.half_time(-0.01, 2.0), "k must be positive"),
+        (lambda: kinetics.half_time("fast", 2.0), "k must be positive and finite; got 'fast'"),
+        (lambda: kinetics.half_time([0.1, 0.2], [1.0, 2.0, 3.0]), r"k has shape \(2,\), n has \(3,\)"),
         (lambda: kinetics.rate_to_K(0.01, float("nan")), "n must be positive"),
     ],
 )
@@ -365,6 +370,7 @@ def test_additivity_serves_the_rival_law_too() -> None:
         ([0.0, 1.0], [-20.0, 30.0], 900.0, "add 273.15"),
         ([0.0, 1.0], [900.0, np.nan], 900.0, "not finite"),
         ([0.0, 1.0], [900.0, 900.0], 0.0, "above 0"),
+        ([0.0, 1.0], [900.0, 900.0], np.nan, "t_ref must be a temperature"),
     ],
 )
 def test_an_impossible_programme_is_refused(time: list, temperature: list, t_ref: float, message: str) -> None:
@@ -373,7 +379,7 @@ def test_an_impossible_programme_is_refused(time: list, temperature: list, t_ref
 
 
 def test_a_measurement_after_the_programme_is_named() -> None:
-    with pytest.raises(ValueError, match=r"time 301 at row 1 .*programme, 300 s"):
+    with pytest.raises(ValueError, match=r"time 301 lies .*programme, 300 s"):
         PROGRAMME.check(np.array([5.0, 301.0]), np.array([0.1, 0.2]))
 
 

@@ -63,12 +63,20 @@ def reduced_time(
             last rate goes on.
     Returns: (points,) or (samples,).
 
+    Raises:
+        ValueError: fewer than two samples, or as many times as temperatures are not given.
+
     References: Scheil, Arch. Eisenhüttenwes. 8, 565 (1935); Cahn, Acta Metall. 4, 572 (1956).
 
     >>> theta = reduced_time(torch.tensor([0.0, 5.0]), torch.tensor([900.0, 900.0]), torch.tensor(0.1), 1e5, 900.0)
     >>> theta
     tensor([0.0000, 0.5000])
     """
+    if time.shape[-1:] != temperature.shape[-1:] or time.shape[-1] < 2:
+        raise ValueError(
+            f"reduced_time: time has shape {tuple(time.shape)}, temperature {tuple(temperature.shape)}; pass equal "
+            "(samples,), at least two"
+        )
     rate = arrhenius(temperature, k_ref, torch.as_tensor(energy), t_ref)  # (samples,)
     area = torch.cumulative_trapezoid(rate, time)
     theta = torch.cat([torch.zeros_like(rate[..., :1]), area], -1)
@@ -153,8 +161,7 @@ def additive_law(
     def check(x: ndarray, y: ndarray) -> None:
         check_fractions(x, y)
         for row in np.flatnonzero(np.asarray(x) > float(times[-1]))[:1]:
-            raise ValueError(f"time {x[row]:g} at row {row} (the first is 0) lies after the end of the temperature "
-                             f"programme, {float(times[-1]):g} s")  # fmt: skip
+            raise ValueError(f"time {x[row]:g} lies after the end of the temperature programme, {float(times[-1]):g} s")
 
     parameters = {
         "k_ref": Parameter("1/s", "positive"),
@@ -177,6 +184,8 @@ def _programme(time: ndarray, temperature: ndarray, t_ref: float) -> tuple[Tenso
         raise ValueError("the temperature programme has values that are not finite; remove those samples")
     if time[0] < 0.0 or (np.diff(time) <= 0.0).any():
         raise ValueError("the programme's times must be 0 or more and increase from sample to sample; sort them")
+    if not np.isfinite(t_ref):
+        raise ValueError(f"t_ref must be a temperature in K; got {t_ref}")
     coldest = min(float(temperature.min()), t_ref)
     if not coldest > 0.0:
         raise ValueError(f"temperatures must be in K, above 0; got {coldest:g}: add 273.15 to degrees Celsius")

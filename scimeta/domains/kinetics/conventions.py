@@ -40,7 +40,7 @@ def rate_to_K(k: ArrayLike, n: ArrayLike, *, unit: str = "1/s", to: str | None =
     """
     time = _time_of_rate(unit)
     to = time if to is None else _known(to)
-    k, n = _positive("k", k), _positive("n", n)
+    k, n = _pair("k", k, n)
     return _plain((k * (_SECONDS[to] / _SECONDS[time])) ** n), _unit_of_K(to, n)
 
 
@@ -67,7 +67,7 @@ def K_to_rate(
     >>> round(k, 6), unit
     (0.01, '1/s')
     """
-    K, n = _positive("K", K), _positive("n", n)
+    K, n = _pair("K", K, n)
     time = _time_of_K(unit, n)
     to = time if to is None else _known(to)
     return _plain(K ** (1.0 / n) * (_SECONDS[to] / _SECONDS[time])), f"1/{to}"
@@ -90,7 +90,7 @@ def half_time(k: ArrayLike, n: ArrayLike) -> ndarray | float:
     >>> round(half_time(0.01, 2.0), 2)
     83.26
     """
-    k, n = _positive("k", k), _positive("n", n)
+    k, n = _pair("k", k, n)
     return _plain(np.log(2.0) ** (1.0 / n) / k)
 
 
@@ -125,7 +125,8 @@ def check_table(
         1), rounding (what rounding explains of it) and contradicts (bool; False where a value is missing).
 
     Raises:
-        ValueError: an unknown convention or unit, a missing column, a value that is no positive number.
+        ValueError: an unknown convention or unit, a missing column, a value that is no positive number, a negative
+            tolerance.
 
     >>> import pandas as pd
     >>> table = pd.DataFrame({"k": [0.36, 0.36], "n": [2.0, 2.0], "t_half": [1.39, 1.05]})
@@ -135,6 +136,8 @@ def check_table(
     """
     if convention not in ("(k t)^n", "K t^n"):
         raise ValueError(f'convention must be "(k t)^n" or "K t^n"; got {convention!r}')
+    if not tolerance >= 0.0:
+        raise ValueError(f"tolerance must be 0 or more; got {tolerance}")
     _known(half_time_unit)
     (k, dk), (n, dn), (printed, d_printed) = (_printed(frame, column) for column in (rate, exponent, half))
     time = _time_of_K(unit, n) if convention == "K t^n" else _time_of_rate(unit)
@@ -158,8 +161,9 @@ def check_table(
 
 def _printed(frame: pd.DataFrame, column: str) -> tuple[ndarray, ndarray]:
     """Return a column's numbers and half a unit of the last printed digit of each; NaN where nothing is printed."""
-    if column not in frame.columns:
-        raise ValueError(f"the table has no column {column!r}; it has {', '.join(map(str, frame.columns))}")
+    if list(frame.columns).count(column) != 1:
+        some = "several columns" if column in frame.columns else "no column"
+        raise ValueError(f"the table has {some} {column!r}; it has {', '.join(map(str, frame.columns))}")
     values, halves = np.full(len(frame), np.nan), np.full(len(frame), np.nan)
     texts = [str(entry).strip() for entry in frame[column]]
     if frame[column].dtype.kind == "f" and all(text.endswith((".0", "nan")) for text in texts):
@@ -177,9 +181,22 @@ def _printed(frame: pd.DataFrame, column: str) -> tuple[ndarray, ndarray]:
     return values, halves
 
 
+def _pair(name: str, k: ArrayLike, n: ArrayLike) -> tuple[ndarray, ndarray]:
+    """Return a rate constant and its exponent as float arrays that broadcast."""
+    k, n = _positive(name, k), _positive("n", n)
+    try:
+        np.broadcast_shapes(k.shape, n.shape)
+    except ValueError:
+        raise ValueError(f"{name} has shape {k.shape}, n has {n.shape}; give one n for all, or one for each") from None
+    return k, n
+
+
 def _positive(name: str, value: ArrayLike) -> ndarray:
     """Return a float array, or say that the values are not positive."""
-    array = np.asarray(value, dtype=float)
+    try:
+        array = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be positive and finite; got {value!r}") from None
     for wrong in array[~(array > 0.0) | np.isinf(array)].flat[:1]:
         raise ValueError(f"{name} must be positive and finite; got {wrong:g}")
     return array

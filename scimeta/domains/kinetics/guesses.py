@@ -26,27 +26,25 @@ def check_fractions(time: ndarray, fraction: ndarray) -> None:
         fraction: (points,).
 
     Raises:
-        ValueError: a negative time; a fraction above 1.5 (percent?) or below -0.5. The row is counted from 0.
+        ValueError: no point, shapes that differ, a value that is not finite, a negative time, a fraction above 1.5
+            (percent?) or below -0.5.
 
     >>> check_fractions(np.array([0.0, 10.0]), np.array([-0.01, 98.0]))
     Traceback (most recent call last):
     ...
-    ValueError: fraction 98 at row 1 (the first is 0) lies far above 1: divide by 100 if these are percent
+    ValueError: fraction 98 at time 10 lies far above 1: divide by 100 if these are percent
     """
-    time, fraction = np.asarray(time, dtype=float), np.asarray(fraction, dtype=float)
+    time, fraction = _points("check_fractions", time, fraction)
     if time.min() >= 0.0 and fraction.min() >= -0.5 and fraction.max() <= 1.5:
         return  # thousands of specimens come this way
     for row in np.flatnonzero(time < 0.0)[:1]:
-        raise ValueError(f"time {time[row]:g} at row {row} (the first is 0) is negative: count times from the start")
+        raise ValueError(f"time {time[row]:g} is negative: count times from the start")
     for row in np.flatnonzero(fraction > 1.5)[:1]:
         raise ValueError(
-            f"fraction {fraction[row]:g} at row {row} (the first is 0) lies far above 1: divide by 100 if these are "
-            "percent"
+            f"fraction {fraction[row]:g} at time {time[row]:g} lies far above 1: divide by 100 if these are percent"
         )
     for row in np.flatnonzero(fraction < -0.5)[:1]:
-        raise ValueError(
-            f"fraction {fraction[row]:g} at row {row} (the first is 0) lies far below 0: check baseline and sign"
-        )
+        raise ValueError(f"fraction {fraction[row]:g} at time {time[row]:g} lies far below 0: check baseline and sign")
 
 
 def avrami_line(time: ndarray, fraction: ndarray) -> tuple[float, float]:
@@ -62,16 +60,14 @@ def avrami_line(time: ndarray, fraction: ndarray) -> tuple[float, float]:
     Returns: k in 1/(unit of time) of X = 1 - exp(-(k t)^n), and n.
 
     Raises:
-        ValueError: shapes differ, fewer than two usable times, or a line that does not rise.
+        ValueError: shapes differ, a value is not finite, fewer than two usable times, or a line that does not rise.
 
     >>> time = np.array([1.0, 2.0, 3.0])
     >>> k, n = avrami_line(time, 1 - np.exp(-((0.5 * time) ** 3)))
     >>> round(k, 6), round(n, 6)
     (0.5, 3.0)
     """
-    time, fraction = np.asarray(time, dtype=float), np.asarray(fraction, dtype=float)
-    if time.ndim != 1 or time.shape != fraction.shape:
-        raise ValueError(f"avrami_line: time has shape {time.shape}, fraction {fraction.shape}; pass equal (points,)")
+    time, fraction = _points("avrami_line", time, fraction)
     usable = (time > 0.0) & (fraction > 0.0) & (fraction < 1.0)
     if len(np.unique(time[usable])) < 2:
         raise ValueError(
@@ -130,6 +126,20 @@ def guess_gompertz(time: ndarray, fraction: ndarray) -> dict[str, float]:
 
 
 Transform = Callable[[ndarray], ndarray]
+
+
+def _points(door: str, time: ndarray, fraction: ndarray) -> tuple[ndarray, ndarray]:
+    """Return both as equal (points,) of finite floats, at least one, or say what is wrong with them."""
+    time, fraction = np.asarray(time, dtype=float), np.asarray(fraction, dtype=float)
+    if time.ndim != 1 or time.shape != fraction.shape or not len(time):
+        raise ValueError(
+            f"{door}: time has shape {time.shape}, fraction {fraction.shape}; pass equal (points,), at least one"
+        )
+    for row in np.flatnonzero(~(np.isfinite(time) & np.isfinite(fraction)))[:1]:
+        raise ValueError(
+            f"{door}: point {row} (the first is 0) is ({time[row]}, {fraction[row]}); drop it or correct it"
+        )
+    return time, fraction
 
 
 def _double_log(fraction: ndarray) -> ndarray:

@@ -1,0 +1,332 @@
+"""The command as a user types it: what it prints, what it writes, and what it says of a mistake."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from scimeta import datasets
+from scimeta.calibration.calibrator import Calibrator
+from scimeta.calibration.prior import Prior
+from scimeta.cli import LAWS, main
+from scimeta.domains import kinetics
+
+POINTS = "alloy,time [s],fraction\nA61,10,-0.008\nA61,20,0.0504\nA61,30,0.1342\nA61,40,0.2754\n"
+OWN_LAW = '''"""A law of the user's own."""
+import torch
+
+from scimeta import Axis, Law, Parameter
+
+release = Law(
+    "first-order release",
+    lambda t, rate: -torch.expm1(-rate * t),
+    {"rate": Parameter("1/h", "positive")},
+    x=Axis("time", "h"),
+    y=Axis("released"),
+)
+scalar = Law("scalar", lambda t, rate: rate, {"rate": Parameter("1/h", "positive")})
+misspelt = Law("misspelt", lambda t, rat: rat * t, {"rate": Parameter("1/h", "positive")})
+'''
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior file as the command writes it, learned from the alloys that ship."""
+    path = tmp_path_factory.mktemp("learned") / "prior.json"
+    assert main(["learn", str(datasets.path("jmak_alloys")), "--law", "jmak", "--by", "alloy", "-o", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: Path) -> Path:
+    """A working folder with a prior, a table of past alloys and one of a new alloy."""
+    shutil.copy(learned, tmp_path / "prior.json")
+    shutil.copy(datasets.path("jmak_alloys"), tmp_path / "past.csv")
+    (tmp_path / "new.csv").write_text(POINTS, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, line: str) -> str:
+    """Return the one sentence that the command says of a mistake, having seen that it wrote and printed nothing."""
+    capsys.readouterr()
+    before = contents(folder)
+    assert main(shlex.split(line)) == 2
+    assert contents(folder) == before
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("scimeta: ")
+    assert said.err.count("\n") == 1
+    for python in ("Traceback", "curves.convert", "=True", "=None", "learn_prior", "read_curves", "KeyError"):
+        assert python not in said.err
+    return said.err
+
+
+def test_without_arguments_fit_runs_the_shipped_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit"]) == 0
+    said = capsys.readouterr()
+    for text in ("60 past alloys", "A61 | 4 points", "90% interval", "data : prior", "solve: converged", "fit.png"):
+        assert text in said.out
+    assert said.err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.png"]
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_learned_is_what_is_fitted_with(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split("fit prior.json new.csv --by alloy --csv fit.csv --plot fit.png")) == 0
+    prior = Prior.load(folder / "prior.json", kinetics.JMAK)
+    fit = Calibrator(kinetics.JMAK, prior).fit([10, 20, 30, 40], [-0.008, 0.0504, 0.1342, 0.2754], name="A61")
+    assert str(fit) in capsys.readouterr().out
+    table = pd.read_csv(folder / "fit.csv")
+    assert table["specimen"].tolist() == ["A61"]
+    assert table["k [1/s]"][0] == pytest.approx(fit["k"].value, rel=1e-12)
+    assert table["k lower [1/s]"][0] == pytest.approx(fit["k"].lower, rel=1e-12)
+    assert table["n"][0] == pytest.approx(fit["n"].value, rel=1e-12)
+    assert (folder / "fit.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_many_specimens_give_one_row_each(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split("fit prior.json past.csv --by alloy --level 0.5 --csv fits.csv --plot fits.pdf")) == 0
+    table = pd.read_csv(folder / "fits.csv")
+    assert table["specimen"].tolist() == list(datasets.alloys().names)
+    truth = np.array([datasets.alloys_truth()[name]["k"] for name in table["specimen"]])
+    inside = (table["k lower [1/s]"] < truth) & (truth < table["k upper [1/s]"])
+    assert 0.3 < inside.mean() < 0.7  # of 60 intervals that hold half
+    assert (folder / "fits.pdf").read_bytes().startswith(b"%PDF")
+    assert "60 specimens" in capsys.readouterr().out
+
+
+def test_learning_draws_the_population(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split("learn past.csv --law jmak --by alloy -o again.json --plot again.png")) == 0
+    assert (folder / "again.json").read_bytes() == (folder / "prior.json").read_bytes()
+    assert (folder / "again.png").read_bytes().startswith(b"\x89PNG")
+    assert "prior of law JMAK, from 60 specimens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ("\ufeff" + POINTS).encode(),
+        POINTS.replace(",", ";").replace(".", ",").encode(),
+        POINTS.replace(",", "\t").encode("utf-16"),
+        ("sep=;\n" + POINTS.replace(",", ";")).replace("\n", "\r\n").encode(),
+    ],
+    ids=["bom", "semicolons and decimal commas", "utf-16 with tabs", "excel's sep line"],
+)
+def test_every_dialect_gives_the_same_report(folder: Path, capsys: pytest.CaptureFixture[str], content: bytes) -> None:
+    assert main(shlex.split("fit prior.json new.csv --by alloy")) == 0
+    expected = capsys.readouterr().out
+    (folder / "new.csv").write_bytes(content)
+    assert main(shlex.split("fit prior.json new.csv --by alloy")) == 0
+    assert capsys.readouterr().out == expected
+    (folder / "new.csv").write_bytes(content.replace("alloy".encode("utf-16-le"), "Specimen".encode("utf-16-le"))
+                                     .replace(b"alloy", b"Specimen"))  # fmt: skip
+    assert main(shlex.split("fit prior.json new.csv")) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_one_point_of_a_new_specimen_is_enough(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "new.csv").write_text("time,fraction\n20,0.05\n")
+    assert main(shlex.split("fit prior.json new.csv")) == 0
+    assert "new | 1 point | " in capsys.readouterr().out
+
+
+def test_minutes_and_percent_convert_when_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split("fit prior.json new.csv --by alloy --csv seconds.csv")) == 0
+    rows = [line.split(",") for line in POINTS.splitlines()[1:]]
+    lines = [f"{alloy},{float(time) / 60!r},{100 * float(y)!r}\n" for alloy, time, y in rows]
+    (folder / "new.csv").write_text("alloy,time [min],fraction [%]\n" + "".join(lines))
+    said = refused(capsys, folder, "fit prior.json new.csv --by alloy")
+    assert said == "scimeta: time: curves are in min, law JMAK expects s; pass --convert\n"
+    assert main(shlex.split("fit prior.json new.csv --by alloy --convert --csv minutes.csv")) == 0
+    seconds, minutes = (pd.read_csv(folder / f"{unit}.csv") for unit in ("seconds", "minutes"))
+    pd.testing.assert_frame_equal(seconds, minutes, rtol=1e-9)
+
+
+def test_percent_that_could_pass_for_fractions_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "new.csv").write_text("time [s],fraction [%]\n10,0.4\n20,1.2\n")
+    said = refused(capsys, folder, "fit prior.json new.csv")
+    assert (
+        said
+        == "scimeta: fraction: curves are in %, law JMAK names no unit; pass --convert, or name the unit in the law\n"
+    )
+
+
+def test_conditions_move_the_prior_and_must_be_given(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    past = pd.read_csv(folder / "past.csv")
+    k = past["alloy"].map({name: row["k"] for name, row in datasets.alloys_truth().items()})
+    past["hardener"] = np.log(k / 0.01)  # what makes an alloy fast is known of each
+    past.to_csv(folder / "past.csv", index=False)
+    assert main(shlex.split("learn past.csv --law JMAK --by alloy --conditions hardener -o c.json")) == 0
+    assert "one more of hardener moves (unconstrained) k +" in capsys.readouterr().out
+    assert "no column 'hardener'" in refused(capsys, folder, "fit c.json new.csv --by alloy")
+    (folder / "new.csv").write_text("alloy,time [s],fraction,hardener\nA,10,0.01,1.2\n")
+    assert main(shlex.split("fit c.json new.csv --by alloy --csv c.csv")) == 0
+    assert pd.read_csv(folder / "c.csv")["k [1/s]"][0] == pytest.approx(0.01 * np.exp(1.2), rel=0.1)
+
+
+def test_a_law_of_the_users_own_learns_and_fits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "my_laws.py").write_text(OWN_LAW)
+    rng, time = np.random.default_rng(0), np.arange(1.0, 9.0)
+    rates = 0.2 * np.exp(0.3 * rng.standard_normal(12))
+    released = 1 - np.exp(-rates[:, None] * time) + 0.01 * rng.standard_normal((12, 8))
+    rows = {"specimen": np.repeat(np.arange(12), 8), "time [h]": np.tile(time, 12), "released": released.ravel()}
+    pd.DataFrame(rows).to_csv(folder / "tablets.csv", index=False)
+    assert main(shlex.split("learn tablets.csv --law my_laws.py:release -o own.json")) == 0
+    said = refused(capsys, folder, "fit own.json tablets.csv")
+    assert "is of law 'first-order release'" in said
+    assert "--law FILE.py:NAME" in said
+    assert main(shlex.split("fit own.json tablets.csv --law my_laws.py:release --csv own.csv")) == 0
+    assert pd.read_csv(folder / "own.csv")["rate [1/h]"].to_numpy() == pytest.approx(rates, rel=0.1)
+
+
+def test_rows_of_several_specimens_taken_as_one_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "new.csv").write_text(POINTS + "B,50,0.9\n")
+    assert main(shlex.split("fit prior.json new.csv")) == 0
+    assert "warning: all rows of new.csv are read as one specimen; do you mean --by 'alloy'?" in capsys.readouterr().err
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, example in (("learn", "scimeta learn past.csv --law jmak"), ("fit", "scimeta fit prior.json new.csv")):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert ended.value.code == 0
+        said = capsys.readouterr().out
+        assert "examples:" in said
+        assert example in said
+    assert "jmak" in LAWS
+
+
+HEAD = "alloy,time [s],fraction\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (HEAD + "A,10,nan\n", "new.csv, row 2, column 'fraction': the value is missing; fill it in or delete the row"),
+        (HEAD + "A,10,inf\n", "new.csv, row 2, column 'fraction': inf is infinite; correct it or delete the row"),
+        (HEAD + "A,ten,0.1\n", "new.csv, row 2, column 'time [s]': 'ten' is not a number"),
+        (HEAD + "A,-10,0.1\n", "specimen 'A': time -10 is negative: count times from the start"),
+        (HEAD + "A,10,5\nA,20,40\n", "fraction 5 at time 10 lies far above 1: divide by 100 if these are percent"),
+        (HEAD + "A,10,0.1\nA,10,0.2\n", "or pass --replicates if they are independent readings"),
+        (HEAD + "A,10,0.1\nA,10,0.1\n", "or pass --replicates if both were taken"),
+        (HEAD, "new.csv: there are no rows below the header; add the measurements"),
+        ("", "new.csv is empty; expected a header"),
+        (HEAD + "A,10,0,03\n", "row 2: 4 cells, but the header has 3; .* separate the columns by semicolons"),
+        ("alloy,t,fraction\nA,1,0.1\n", "there is no column 'time'; the table has 'alloy', 't', 'fraction'"),
+        ("alloy,time,X\nA,1,0.1\n", "there is no column 'fraction'"),
+        ("metal,time,fraction\nA,1,0.1\n", "no column 'alloy'; .* leave --by out if the whole table is one specimen"),
+        ("alloy,time [degC],fraction\nA,1,0.1\n", "is time .degC. the right column for the law's time .s.\\?"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], table: str, said: str
+) -> None:
+    (folder / "new.csv").write_text(table)
+    sentence = refused(capsys, folder, "fit prior.json new.csv --by alloy --csv fit.csv --plot fit.png")
+    assert re.search(said.replace("[s]", ".s."), sentence), sentence
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("fit prior.json none.csv", "there is no file none.csv"),
+        ("fit none.json new.csv", "no prior file none.json; make one with scimeta learn"),
+        ("fit prior.json", "fit takes a prior and a table"),
+        ("fit new.csv prior.json", "new.csv is not a whole prior file"),
+        ("fit --by alloy", "scimeta fit PRIOR.json NEW.csv"),
+        ("fit prior.json new.csv --by alloy --level 90", "level must lie between 0 and 1; got 90"),
+        ("fit prior.json new.csv --by alloy --law logistic", "was learned with another law: its name is 'JMAK'"),
+        ("fit prior.json new.csv --by alloy --law jmakk", "no law 'jmakk'; there are austin-rickett, "),
+        ("fit prior.json new.csv --by alloy --x fraction", "x and y are both column 'fraction'"),
+        ("fit prior.json new.csv --by alloy --sigma sd", "there is no column 'sd'"),
+        ("fit prior.json new.csv --by alloy --conditions T", "there is no column 'T'"),
+        ("fit prior.json new.csv --by alloy --csv no/fit.csv", "cannot write no/fit.csv: the folder no does not exist"),
+        ("fit prior.json new.csv --by alloy --csv fit.csv --plot no/fit.png", "cannot write no/fit.png"),
+        ("fit prior.json new.csv --by alloy --csv fit.csv --plot fit", "--plot fit: name a picture, such as fit.png"),
+        ("fit prior.json new.csv --by alloy --csv fit.csv --plot fit.xyz", "--plot fit.xyz: name a picture"),
+        ("fit prior.json new.csv --by alloy --csv .", "cannot write .: it is a folder"),
+        ("fit prior.json new.csv --by alloy --csv ./new.csv", "./new.csv would replace what is read"),
+        ("learn past.csv --law jmak --by alloy -o past.csv", "past.csv would replace what is read"),
+        ("learn past.csv --law jmak --by alloy -o no/p.json", "cannot write no/p.json: the folder no does not exist"),
+        ("learn past.csv --law jmak --by alloy -o p.json --plot p.xyz", "--plot p.xyz: name a picture"),
+        ("learn new.csv --law jmak --by alloy -o p.json", "learning needs at least 3 specimens for 2 parameters"),
+        ("learn one.csv --law jmak -o p.json", "was read as one specimen; name the column of the specimens with --by"),
+        ("learn past.csv --law jmak --by alloy --conditions T -o p.json", "there is no column 'T'"),
+        ("learn past.csv --law nope.py:x --by alloy -o p.json", "no file nope.py to take the law x from"),
+        ("learn past.csv --law laws.py:x --by alloy -o p.json", "no law 'x'; it has release, scalar, misspelt"),
+        ("learn past.csv --law laws.py:scalar --by alloy -o p.json --x time --y fraction", "fn returned shape ()"),
+        (
+            "learn past.csv --law laws.py:misspelt --by alloy -o p.json --x time --y fraction",
+            "argument 'rate'; write it",
+        ),
+        ("learn past.csv --law broken.py:x --by alloy -o p.json", "broken.py does not run: ZeroDivisionError"),
+        ("learn past.csv --law syntax.py:x --by alloy -o p.json", "syntax.py does not run: SyntaxError"),
+        ("fit prior.json nounit.csv --convert", "column 'time' names no unit; state it, as in --x 'time [unit]'"),
+    ],
+)
+def test_a_mistake_in_the_line_is_answered_in_one_sentence(
+    folder: Path, capsys: pytest.CaptureFixture[str], line: str, said: str
+) -> None:
+    (folder / "laws.py").write_text(OWN_LAW)
+    (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "syntax.py").write_text("def f(:\n")
+    (folder / "nounit.csv").write_text("time,fraction\n1,0.1\n")
+    (folder / "one.csv").write_text("time,fraction\n10,0.1\n20,0.2\n")
+    assert said in refused(capsys, folder, line)
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.99])
+def test_a_truncated_prior_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], part: float) -> None:
+    whole = (folder / "prior.json").read_text(encoding="utf-8")
+    (folder / "prior.json").write_text(whole[: int(part * len(whole))], encoding="utf-8")
+    said = refused(capsys, folder, "fit prior.json new.csv --by alloy --csv fit.csv")
+    assert "prior.json is not a whole prior file" in said
+    assert "learn the prior again" in said
+
+
+def test_a_picture_that_fails_leaves_every_file_as_it_was(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    for line in (
+        "fit prior.json new.csv --by alloy --csv fit.csv --plot fit.png",
+        "learn past.csv --law jmak --by alloy -o p.json --plot p.png",
+    ):
+        assert "no space left" in refused(capsys, folder, line)
+
+
+@pytest.mark.parametrize("line", ["", "frobnicate", "learn past.csv --law jmak", "fit a b c"])
+def test_what_the_parser_cannot_read_exits_2(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(shlex.split(line))
+    assert ended.value.code == 2
+    assert "usage: scimeta" in capsys.readouterr().err
+
+
+def test_the_installed_command_answers_with_its_exit_code(tmp_path: Path) -> None:
+    script = shutil.which("scimeta", path=str(Path(sys.executable).parent))
+    command = [script] if script else [sys.executable, "-c", "from scimeta.cli import main; raise SystemExit(main())"]
+    run = subprocess.run(
+        [*command, "fit", "none.json", "none.csv"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "scimeta: no prior file none.json; make one with scimeta learn\n"
