@@ -121,11 +121,8 @@ def _check_outputs(options: argparse.Namespace) -> None:
             raise ValueError(f"cannot write {path}: it is a folder; name a file in it")
         if Path(path).resolve() in inputs:
             raise ValueError(f"{path} would replace what is read; name another file")
-    if options.plot:
-        from matplotlib.backend_bases import FigureCanvasBase
-
-        if Path(options.plot).suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
-            raise ValueError(f"--plot {options.plot}: name a picture, such as {Path(options.plot).stem}.png")
+    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--plot {options.plot}: name a .png, .pdf or .svg, such as {Path(options.plot).stem}.png")
 
 
 def _learn(options: argparse.Namespace) -> None:

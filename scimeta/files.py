@@ -17,8 +17,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> Path:
 
     Raises:
         FileNotFoundError: the folder does not exist.
+        IsADirectoryError: the path is a folder.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)

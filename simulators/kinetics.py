@@ -173,10 +173,8 @@ def _grids(times: ndarray | Sequence[ndarray] | None, specimens: int) -> tuple[n
     if len(grids) != specimens:
         raise ValueError(f"times has {len(grids)} arrays for {specimens} specimens; give one each, or one for all")
     for row, grid in enumerate(grids):
-        if grid.ndim != 1 or not len(grid) or not (np.isfinite(grid) & (grid >= 0.0)).all():
-            raise ValueError(
-                f"times of alloy {row} (the first is 0) must be (points,), at least one, finite and not negative"
-            )
+        if grid.ndim != 1 or not (np.isfinite(grid) & (grid >= 0.0)).all():
+            raise ValueError(f"times of alloy {row} (the first is 0) must be (points,), finite and not negative")
     return grids
 
 

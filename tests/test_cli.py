@@ -201,6 +201,12 @@ def test_rows_of_several_specimens_taken_as_one_are_warned_of(folder: Path, caps
     assert "warning: all rows of new.csv are read as one specimen; do you mean --by 'alloy'?" in capsys.readouterr().err
 
 
+def test_declared_replicates_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "new.csv").write_text(POINTS + "A61,40,0.27\n")
+    assert main(shlex.split("fit prior.json new.csv --by alloy --replicates")) == 0
+    assert "A61 | 5 points" in capsys.readouterr().out
+
+
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
     for command, example in (("learn", "scimeta learn past.csv --law jmak"), ("fit", "scimeta fit prior.json new.csv")):
         with pytest.raises(SystemExit) as ended:
@@ -248,7 +254,7 @@ def test_a_bad_table_is_refused_in_one_sentence(
         ("fit prior.json none.csv", "there is no file none.csv"),
         ("fit none.json new.csv", "no prior file none.json; make one with scimeta learn"),
         ("fit prior.json", "fit takes a prior and a table"),
-        ("fit new.csv prior.json", "new.csv is not a whole prior file"),
+        ("fit new.csv prior.json", "new.csv is not a prior file"),
         ("fit --by alloy", "scimeta fit PRIOR.json NEW.csv"),
         ("fit prior.json new.csv --by alloy --level 90", "level must lie between 0 and 1; got 90"),
         ("fit prior.json new.csv --by alloy --law logistic", "was learned with another law: its name is 'JMAK'"),
@@ -258,13 +264,16 @@ def test_a_bad_table_is_refused_in_one_sentence(
         ("fit prior.json new.csv --by alloy --conditions T", "there is no column 'T'"),
         ("fit prior.json new.csv --by alloy --csv no/fit.csv", "cannot write no/fit.csv: the folder no does not exist"),
         ("fit prior.json new.csv --by alloy --csv fit.csv --plot no/fit.png", "cannot write no/fit.png"),
-        ("fit prior.json new.csv --by alloy --csv fit.csv --plot fit", "--plot fit: name a picture, such as fit.png"),
-        ("fit prior.json new.csv --by alloy --csv fit.csv --plot fit.xyz", "--plot fit.xyz: name a picture"),
+        (
+            "fit prior.json new.csv --by alloy --csv fit.csv --plot fit",
+            "--plot fit: name a .png, .pdf or .svg, such as fit.png",
+        ),
+        ("fit prior.json new.csv --by alloy --csv fit.csv --plot fit.xyz", "--plot fit.xyz: name a .png"),
         ("fit prior.json new.csv --by alloy --csv .", "cannot write .: it is a folder"),
         ("fit prior.json new.csv --by alloy --csv ./new.csv", "./new.csv would replace what is read"),
         ("learn past.csv --law jmak --by alloy -o past.csv", "past.csv would replace what is read"),
         ("learn past.csv --law jmak --by alloy -o no/p.json", "cannot write no/p.json: the folder no does not exist"),
-        ("learn past.csv --law jmak --by alloy -o p.json --plot p.xyz", "--plot p.xyz: name a picture"),
+        ("learn past.csv --law jmak --by alloy -o p.json --plot p.xyz", "--plot p.xyz: name a .png"),
         ("learn new.csv --law jmak --by alloy -o p.json", "learning needs at least 3 specimens for 2 parameters"),
         ("learn one.csv --law jmak -o p.json", "was read as one specimen; name the column of the specimens with --by"),
         ("learn past.csv --law jmak --by alloy --conditions T -o p.json", "there is no column 'T'"),

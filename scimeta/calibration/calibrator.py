@@ -31,7 +31,15 @@ class Calibrator:
         level: probability of the intervals and bands.
 
     Raises:
+        TypeError: not a law and a prior.
         ValueError: the prior is of another law, or the level is not between 0 and 1.
+
+    >>> from scimeta.calibration.law import Parameter
+    >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
+    >>> prior = Prior(decay, [[0.0]], [[0.25]], noise=0.05)  # tau around 1 s, by a factor of 1.6 or so
+    >>> fit = Calibrator(decay, prior).fit([0.5, 1.0], [0.62, 0.35], name="A7")
+    >>> round(fit["tau"].value, 1), fit["tau"].unit, fit["tau"].lower < 0.9 < fit["tau"].upper
+    (1.0, 's', True)
     """
 
     law: Law
@@ -39,6 +47,8 @@ class Calibrator:
     level: float = 0.9
 
     def __post_init__(self) -> None:
+        if not isinstance(self.law, Law) or not isinstance(self.prior, Prior):
+            raise TypeError("Calibrator takes a Law and a Prior, in this order: Calibrator(law, prior)")
         if self.prior.law is not self.law:
             theirs, ours = self.prior.law, self.law
             if (theirs.name, theirs.parameters, theirs.x, theirs.y) != (ours.name, ours.parameters, ours.x, ours.y):

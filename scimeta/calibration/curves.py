@@ -347,15 +347,12 @@ def _try(law: Law, x: Tensor) -> None:
         try:
             y = law.fn(x, **law.constrain({n: torch.zeros((), dtype=x.dtype, requires_grad=True) for n in law.names}))
         except Exception as error:  # whatever a user's code raises
-            raise ValueError(
-                f"law {law.name}: fn(x, {', '.join(law.names)}) failed: {type(error).__name__}: {error}; write it in "
-                "torch operations, with the parameters' names as arguments"
-            ) from error
+            failed = f"law {law.name}: fn(x, {', '.join(law.names)}) failed: {type(error).__name__}: {error}"
+            raise ValueError(f"{failed}; write it in torch, with the parameters' names as arguments") from error
     if not isinstance(y, Tensor) or y.shape != x.shape:
         came = f"shape {tuple(y.shape)}" if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(
-            f"law {law.name}: fn returned {came} for x of shape {tuple(x.shape)}; return one y for each x, in torch"
-        )
+        returned = f"law {law.name}: fn returned {came} for x of shape {tuple(x.shape)}"
+        raise ValueError(f"{returned}; return one y for each x, in torch")
 
 
 def check_units(curves: Curves, law: Law) -> None:
@@ -395,8 +392,7 @@ def _axis_conversion(axis: Axis, unit: str | None) -> Conversion:
         return Conversion(1.0, 0.0)
     if not axis.unit:
         raise ValueError(
-            f"{axis.name} has no unit to convert from; state the one it is in where the curves are read, as "
-            f"'{axis.name} [unit]'"
+            f"{axis.name} has no unit to convert from; state it where the curves are read, as '{axis.name} [unit]'"
         )
     return conversion(axis.unit, unit)
 

@@ -18,7 +18,9 @@ from scimeta.calibration.law import Law
 from scimeta.calibration.misfit import Basis, Misfit, Residuals, fit_misfit, held_out_gain
 from scimeta.calibration.posterior import Measured, Posterior, measured, posterior
 from scimeta.calibration.prior import Prior
+from scimeta.calibration.units import find_named
 
+_SURPLUS = 5  # points beyond the parameters from which a noise can be learned
 _WORTH = 3.0  # standard errors by which a misfit must help the specimens left out before it is believed
 
 
@@ -77,9 +79,25 @@ def learn_prior(
             numbers that cannot be what the law describes.
 
     Reference: Dempster, Laird, Rubin, J. R. Stat. Soc. B 39, 1 (1977); Lindstrom, Bates, Biometrics 46, 673 (1990).
+
+    >>> from scimeta.calibration.law import Parameter
+    >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
+    >>> rng, times = np.random.default_rng(0), np.array([0.5, 1.0, 2.0, 3.0])
+    >>> taus = np.exp(0.3 * rng.standard_normal(50))
+    >>> past = [Curve(f"A{i}", times, np.exp(-times / t) + 0.02 * rng.standard_normal(4)) for i, t in enumerate(taus)]
+    >>> prior = learn_prior(decay, past)
+    >>> round(float(prior.covariance[0, 0]) ** 0.5, 1), round(prior.noise, 2)
+    (0.3, 0.02)
     """
+    if not isinstance(law, Law):
+        raise TypeError(f"law must be a Law; got {law!r}")
+    if isinstance(conditions, str):
+        raise TypeError(f"conditions must be a list of names; pass [{conditions!r}]")
+    data = measured(law, curves)
+    conditions = tuple(find_named(name, curves[0].conditions) or name for name in conditions)
     design, centre, scale = _design(curves, conditions, len(law.fast))
-    past = _Past(law, measured(law, curves), design)
+    past = _Past(law, data, design)
+    _require_surplus(past)
     start, population = _first_population(past, curves)
     bar = tqdm(total=2 * steps, desc="learn_prior", disable=None, delay=2, leave=False)
     with bar:
@@ -92,7 +110,9 @@ def learn_prior(
             population, found, converged = _iterate(past, population, found.mode, steps, tolerance, bar)
     if not converged:
         warnings.warn(
-            f"learn_prior: no fixed point after {steps} iterations; raise steps or simplify the law", stacklevel=2
+            f"learn_prior: no fixed point after {steps} iterations; the past may say too little of a parameter: give "
+            "more specimens or points, simplify the law, or raise steps",
+            stacklevel=2,
         )
     # What each specimen would have been at the conditions' centre, beside which the population is shown.
     at_centre = found.mean - (past.design - torch.eye(1, past.design.shape[1])) @ population.coefficients
@@ -101,7 +121,7 @@ def learn_prior(
         population.coefficients.numpy(),
         population.covariance.numpy(),
         population.noise,
-        tuple(conditions),
+        conditions,
         centre,
         scale,
         {n: (float(v), population.errors[n]) for n, v in population.shared.items()},
@@ -164,6 +184,17 @@ def _design(curves: Sequence[Curve], conditions: Sequence[str], fast: int) -> tu
     return torch.from_numpy(design), centre, scale
 
 
+def _require_surplus(past: _Past) -> None:
+    """Raise ValueError where too few points are left over to tell the noise from the spread of the specimens."""
+    data, fast = past.data, len(past.law.fast)
+    surplus = int((data.mask.sum(-1) - fast).clamp(min=0).sum())
+    if (data.mask & ~data.given).any() and surplus < _SURPLUS:
+        raise ValueError(
+            f"the specimens have {surplus} points beyond the {fast} that each one's own parameters take up; the noise "
+            f"cannot be told from the spread: give more points, or their sigma"
+        )
+
+
 def _first_population(past: _Past, curves: Sequence[Curve]) -> tuple[Tensor, _Population]:
     """Return modes under a wide prior, and the population that they suggest.
 
@@ -174,6 +205,10 @@ def _first_population(past: _Past, curves: Sequence[Curve]) -> tuple[Tensor, _Po
     spread = max(float(data.y[data.mask].std(correction=0)), 1e-300)
     points = data.points(0.1 * spread)
     start = _search(law, points) if law.first_guess is None else _guessed(law, curves)
+    finite = torch.isfinite(_curve(law, start, {}, data.x)).all(-1)
+    if not finite.all():
+        name = curves[int(finite.byte().argmin())].name
+        raise ValueError(f"law {law.name} is not finite at specimen {name!r} for any values tried; check fn")
     real = torch.tensor([parameter.support == "real" for parameter in law.parameters.values()])
     sd = torch.where(real, 1e4 * (1.0 + start.abs().max(0).values), 2.0)  # a real parameter may have any magnitude
     found = posterior(law, Gaussian(start, torch.diag(sd**2)), {}, points, start=start, nodes=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -107,9 +107,10 @@ class Law:
         object.__setattr__(self, "x", Axis(*self.x))
         object.__setattr__(self, "y", Axis(*self.y))
 
-    def __call__(self, x: Tensor, **values: float | Tensor) -> Tensor:
-        """Return fn(x, values): (points,), in the unit of y, from values in natural units."""
+    def __call__(self, x: Tensor | np.ndarray | Sequence[float], **values: float | Tensor) -> Tensor:
+        """Return fn(x, values): (points,), in the unit of y, from x and values in natural units."""
         self.require(values)
+        x = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x, dtype=float))
         return self.fn(x, **{name: torch.as_tensor(values[name], dtype=x.dtype) for name in self.parameters})
 
     @property

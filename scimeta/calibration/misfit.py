@@ -57,6 +57,12 @@ class Misfit:
     upper: float
     values: np.ndarray = field(default_factory=lambda: np.zeros(KNOTS))
 
+    def __post_init__(self) -> None:
+        if not (self.lower < self.upper and np.ndim(self.values) == 1 and len(self.values) >= 2):
+            raise ValueError(f"misfit: needs values at two knots or more between {self.lower} and {self.upper}")
+        if not np.isfinite([self.lower, self.upper, *self.values]).all():
+            raise ValueError("misfit: lower, upper or a value is not finite")
+
     def corrected(self, law: Law) -> Law:
         """Return the law with the discrepancy added to what it predicts; its parameters are the same."""
         basis = Basis(self.lower, self.upper)

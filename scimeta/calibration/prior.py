@@ -16,6 +16,7 @@ from scimeta.calibration import report
 from scimeta.calibration.importance import Gaussian
 from scimeta.calibration.law import Law
 from scimeta.calibration.misfit import Misfit
+from scimeta.calibration.units import find_named
 from scimeta.files import write_atomically
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Prior:
             raise ValueError(f"prior of law {self.law.name}: the covariance is not positive definite")
         if not (np.isfinite(self.noise) and self.noise > 0):
             raise ValueError(f"prior of law {self.law.name}: noise must be positive; got {self.noise}")
+        if (self.scale <= 0).any() or not self.x_range[0] <= self.x_range[1]:
+            raise ValueError(f"prior of law {self.law.name}: a scale is not positive, or the x range runs backwards")
+        for name, row in self.past.items():
+            if np.shape(row) != (fast,) or not np.isfinite(row).all():
+                raise ValueError(f"prior of law {self.law.name}: past specimen {name!r} needs {fast} finite values")
         if not 0.0 <= self.wander <= self.noise:
             raise ValueError(
                 f"prior of law {self.law.name}: wander must lie between 0 and the noise; got {self.wander}"
@@ -96,7 +102,8 @@ class Prior:
     @property
     def origin(self) -> str:
         """Where the prior comes from, for reports."""
-        return f"from {len(self.past)} specimens" if self.past else "set by hand"
+        source = f"from {len(self.past)} specimens" if self.past else "set by hand"
+        return source if self.converged else f"{source}, whose learning did NOT CONVERGE"
 
     def design(self, conditions: Sequence[Mapping[str, float]], names: Sequence[str] | None = None) -> np.ndarray:
         """Return (specimens, 1 + conditions): a one and the scaled conditions of every specimen.
@@ -104,13 +111,16 @@ class Prior:
         Raises:
             ValueError: a specimen lacks a condition.
         """
+        values = np.empty((len(conditions), len(self.conditions)))
         for i, given in enumerate(conditions):
-            missing = [name for name in self.conditions if name not in given or not np.isfinite(given[name])]
-            if missing:
-                who = names[i] if names else f"specimen {i}"
-                raise ValueError(f"{who} has no condition {missing[0]!r}; the prior needs {', '.join(self.conditions)}")
-        values = np.array([[given[name] for name in self.conditions] for given in conditions], dtype=float)
-        values = values.reshape(len(conditions), len(self.conditions))
+            for j, name in enumerate(self.conditions):
+                key = find_named(name, given)
+                if key is None or not np.isfinite(given[key]):
+                    raise ValueError(
+                        f"{names[i] if names else f'specimen {i}'} has no condition {name!r}; the prior needs "
+                        f"{', '.join(self.conditions)}; given are {', '.join(given) or 'none'}"
+                    )
+                values[i, j] = given[key]
         return np.column_stack([np.ones(len(conditions)), (values - self.centre) / self.scale])
 
     def slopes(self) -> pd.DataFrame:
@@ -282,11 +292,13 @@ class Prior:
                 {n: (float(s["value"]), float(s["standard error"])) for n, s in content["shared"].items()},
                 {name: np.array(row, float) for name, row in content["past"].items()},
                 (float(content["x range"][0]), float(content["x range"][1])),
-                bool(content["converged"]),
+                content["converged"] is True,
                 misfit and Misfit(float(misfit["lower"]), float(misfit["upper"]), np.array(misfit["values"], float)),
                 float(content["wander"]),
             )
-        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        except KeyError as error:
+            raise ValueError(f"{path} is damaged: it has no {error}; learn the prior again") from error
+        except (TypeError, IndexError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); learn the prior again") from error
 
 
@@ -298,11 +310,16 @@ def read_prior_file(path: str | Path) -> dict:
         ValueError: not a whole prior file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a prior file")
     if not path.is_file():
         raise FileNotFoundError(f"no prior file {path}; make one with learn_prior(...).save({str(path)!r})")
+    text = path.read_bytes().decode("utf-8-sig", errors="replace")
+    if text.strip() and not text.lstrip().startswith("{"):
+        raise ValueError(f"{path} is not a prior file of this version (expected JSON with format {_FORMAT!r})")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not a whole prior file ({error}); learn the prior again") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("law"), dict):
         raise ValueError(f"{path} is not a prior file of this version (expected format {_FORMAT!r})")

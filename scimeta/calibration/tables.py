@@ -46,8 +46,8 @@ def read_curves(
         y: column of the measured ordinate.
         by: column that names the specimen; None if the whole table is one specimen.
         sigma: column of the standard deviations of y, in the unit of y; a blank cell means that it is not known.
-        conditions: columns that hold one number for a whole specimen. Curves keep them under the names given here;
-            give them with units if those may differ between tables.
+        conditions: columns that hold one number for a whole specimen. Curves keep them under their names with the
+            units that the header or the caller gives, so that a prior learned in degC does not take K.
         replicates: True if one specimen may have several independent readings at one x; otherwise they are refused,
             see :class:`Curve`.
 
@@ -73,6 +73,7 @@ def read_curves(
         raise table.error("there are no rows below the header; add the measurements")
     comma = _has_decimal_commas(table, list(used.values()))
     values = {name: _numbers(table, i, comma, blank=name == sigma) for name, i in used.items()}
+    labels = {name: str(Axis(*_name_and_unit(table.header[used[name]], name))) for name in conditions}
     axes = [Axis(*_name_and_unit(table.header[used[name]], name)) for name in (x, y)]
     if sigma is not None:
         _check_sigma(table, values[sigma], used[sigma], axes[1])
@@ -91,7 +92,7 @@ def read_curves(
                 values[x][rows],
                 values[y][rows],
                 None if sigma is None else values[sigma][rows],
-                {condition: values[condition][rows[0]] for condition in conditions},
+                {labels[condition]: values[condition][rows[0]] for condition in conditions},
                 replicates,
             )
             for name, rows in zip(position, parts, strict=True)

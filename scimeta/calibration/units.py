@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,23 @@ def split_unit(header: str) -> tuple[str, str]:
         return match[1], match[2].strip()
     unit = match[3].strip()
     return (match[1], unit) if _known(unit) else (header, "")
+
+
+def find_named(name: str, present: Iterable[str]) -> str | None:
+    """Return which of the names present is meant, where one of the two may leave the unit out; None if none is.
+
+    >>> find_named("T", ["T [K]", "dose"]), find_named("T [degC]", ["T"]), find_named("T [degC]", ["T [K]"])
+    ('T [K]', 'T', None)
+    """
+    present = list(present)
+    if name in present:
+        return name
+    bare, unit = split_unit(name)
+    for other in present:
+        other_bare, other_unit = split_unit(other)
+        if bare == other_bare and (not unit or not other_unit or same_unit(unit, other_unit)):
+            return other
+    return None
 
 
 def same_unit(first: str, second: str) -> bool:

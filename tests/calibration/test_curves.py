@@ -226,7 +226,7 @@ def test_a_slip_in_a_users_law_reads_as_one(fn, said):
 
 @pytest.mark.parametrize("curves", ["past.csv", Curve("A", [1], [0.2]), [([1], [0.2])]])
 def test_what_is_not_curves_is_said_to_be_so(curves):
-    with pytest.raises(TypeError, match="expected Curves, or a list of Curve; got .*: read_curves makes them"):
+    with pytest.raises(TypeError, match=r"expected Curves, or a list of Curve; got .*: read_curves makes them"):
         check_law(LINE, curves)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.empirical_bayes import learn_prior
 from scimeta.calibration.law import Axis, Law, Parameter
@@ -294,7 +295,7 @@ class TestDoor:
             learn_prior(jmak, simulate(2, seed=0)[1])
 
     def test_no_specimens_are_refused(self, jmak):
-        with pytest.raises(ValueError, match="got 0"):
+        with pytest.raises(ValueError, match="there are no curves"):
             learn_prior(jmak, [])
 
     def test_curves_in_another_unit_are_refused(self, jmak, simulate):
@@ -333,3 +334,39 @@ class TestDoor:
         state = torch.random.get_rng_state()
         learn_prior(jmak, simulate(10, seed=4, points=8)[1])
         assert torch.random.get_rng_state().equal(state)
+
+
+class TestTooLittle:
+    def test_one_point_a_specimen_is_refused_without_its_sigma(self, jmak):
+        curves = [Curve(f"o{i}", [20.0 + i], [0.05]) for i in range(5)]
+        with pytest.raises(ValueError, match="the noise cannot be told from the spread"):
+            learn_prior(jmak, curves)
+
+    def test_two_points_a_specimen_suffice_where_their_sigma_is_given(self, jmak, simulate, truth):
+        curves = [Curve(c.name, c.x, c.y, 0.02) for c in simulate(200, seed=4, times=np.array([0.5, 1.0]))[1]]
+        prior = learn_prior(jmak, curves)
+        sd = np.sqrt(np.diag(truth.covariance))
+        np.testing.assert_allclose((prior.coefficients[0] - truth.coefficients[0]) / sd, 0.0, atol=0.25)
+
+    def test_a_law_that_is_nowhere_finite_is_named(self):
+        law = Law("odd", lambda t, k: torch.log(-k * t), {"k": Parameter(support="positive")})
+        with pytest.raises(ValueError, match="law odd is not finite at specimen 'a0'"):
+            learn_prior(law, [Curve(f"a{i}", [1.0, 2.0, 3.0], [0.1, 0.2, 0.3]) for i in range(5)])
+
+    def test_two_specimens_of_one_name_are_refused(self, line):
+        curves = [Curve("A", [0.0, 1.0, 2.0], [0.0, 1.0, 2.0 + i]) for i in range(4)]
+        with pytest.raises(ValueError, match="two specimens are named 'A'"):
+            learn_prior(line, curves)
+
+    def test_a_condition_keeps_its_unit(self, line):
+        rng = np.random.default_rng(0)
+        curves = [
+            Curve(f"a{i}", [0.0, 1.0, 2.0], i + rng.normal(size=3), conditions={"T [degC]": 20.0 + i}) for i in range(8)
+        ]
+        prior = learn_prior(line, curves, conditions=["T"])
+        assert prior.conditions == ("T [degC]",)
+        x, y = [0.0, 1.0], [3.0, 3.1]
+        bare = Calibrator(line, prior).fit(x, y, conditions={"T": 23.0})
+        assert bare["level"].value == Calibrator(line, prior).fit(x, y, conditions={"T [degC]": 23.0})["level"].value
+        with pytest.raises(ValueError, match=r"has no condition 'T \[degC\]'.*given are T \[K\]"):
+            Calibrator(line, prior).fit(x, y, conditions={"T [K]": 296.0})

@@ -192,7 +192,7 @@ class TestFile:
     def test_a_binary_file_is_refused(self, tmp_path):
         path = tmp_path / "prior.json"
         path.write_bytes(b"\x89PNG\xff\xfe\x00")
-        with pytest.raises(ValueError, match="not a whole prior file"):
+        with pytest.raises(ValueError, match="not a prior file"):
             read_prior_file(path)
 
     def test_a_missing_file_is_said_with_how_to_make_one(self, tmp_path):
