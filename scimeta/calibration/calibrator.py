@@ -11,7 +11,7 @@ import torch
 from scipy import special
 
 from scimeta.calibration.curves import Curve, Curves
-from scimeta.calibration.intervals import Errors
+from scimeta.calibration.intervals import Errors, probability
 from scimeta.calibration.law import Law
 from scimeta.calibration.posterior import measured, posterior
 from scimeta.calibration.prior import Prior
@@ -56,8 +56,7 @@ class Calibrator:
                     f"the prior is of law {theirs.name} ({theirs.describe()}; {theirs.x}, {theirs.y}), not of "
                     f"{ours.name} ({ours.describe()}; {ours.x}, {ours.y})"
                 )
-        if not 0.0 < self.level < 1.0:
-            raise ValueError(f"level must lie between 0 and 1; got {self.level} (0.9 for 90 %)")
+        probability(self.level)
 
     def fit(
         self,

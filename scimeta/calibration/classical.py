@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from scimeta.calibration.curves import Curve, Curves, check_law
-from scimeta.calibration.intervals import Errors, multivariate_t
+from scimeta.calibration.intervals import Errors, multivariate_t, probability
 from scimeta.calibration.law import Law
 from scimeta.calibration.result import Calibration, Calibrations
 from scimeta.calibration.solver import Fit, solve
@@ -48,8 +48,7 @@ class LeastSquares:
     level: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.level < 1.0:
-            raise ValueError(f"level must lie between 0 and 1; got {self.level} (0.9 for 90 %)")
+        probability(self.level)
 
     def fit(
         self,

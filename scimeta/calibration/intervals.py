@@ -134,3 +134,10 @@ def multivariate_t(count: int, dimension: int, dof: float) -> np.ndarray:
 def normal_nodes(count: int) -> Tensor:
     """Return (count,) standard normal quantiles in an order that is unrelated to the nodes' own."""
     return torch.from_numpy(special.ndtri(((np.arange(count) + 0.5) * 0.6180339887498949) % 1.0))
+
+
+def probability(level: float) -> float:
+    """Return the level; raises ValueError unless it lies between 0 and 1."""
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie between 0 and 1; got {level} (0.9 for 90 %)")
+    return float(level)

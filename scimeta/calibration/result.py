@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scimeta.calibration import report
 from scimeta.calibration.curves import Curve
-from scimeta.calibration.intervals import Band, Errors, Estimate, normal_nodes, weighted_quantiles
+from scimeta.calibration.intervals import Band, Errors, Estimate, normal_nodes, probability, weighted_quantiles
 from scimeta.calibration.law import Law
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Calibrations(Sequence["Calibration"]):
             noise: True for where a new measurement falls (adds all of the noise), False for the curve itself (adds
                 only the specimen's own smooth departure from the law).
         """
-        x, level = _abscissa(x), _probability(self.level if level is None else level)
+        x, level = _abscissa(x), probability(self.level if level is None else level)
         tail = 0.5 * (1 - level)
         ends = []
         for y, w, rows in self._node_curves(x):
@@ -303,10 +303,3 @@ def _abscissa(x: np.ndarray) -> Tensor:
     if not np.isfinite(x).all():
         raise ValueError(f"x[{int((~np.isfinite(x)).argmax())}] is not finite")
     return torch.from_numpy(x)
-
-
-def _probability(level: float) -> float:
-    """Return the level; raises ValueError unless it lies between 0 and 1."""
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie between 0 and 1; got {level} (0.9 for 90 %)")
-    return float(level)
