@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scimeta.calibration.curves import Curve, Curves, check_law
+from scimeta.calibration.checks import check_law
+from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.intervals import Errors, multivariate_t, probability
 from scimeta.calibration.law import Law
 from scimeta.calibration.result import Calibration, Calibrations

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from scimeta.calibration.curves import Curve, check_law, pad
+from scimeta.calibration.checks import check_law
+from scimeta.calibration.curves import Curve, pad
 from scimeta.calibration.importance import NODES, Gaussian, Points, importance, student_nodes, weighted_covariance
 from scimeta.calibration.law import Law
 from scimeta.core.inner_loop import Solution, gauss_newton

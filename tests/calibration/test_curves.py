@@ -8,7 +8,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from scimeta.calibration.curves import Curve, Curves, check_law, check_units, pad
+from scimeta.calibration.checks import check_law, check_units
+from scimeta.calibration.curves import Curve, Curves, pad
 from scimeta.calibration.law import Axis, Law, Parameter
 from scimeta.calibration.tables import read_curves
 
