@@ -53,14 +53,16 @@ def solve(
         problem = _Problem(law, x, y, np.ones(len(y)) if weights is None else weights)
         linear = _linear(problem, start)
         best, agree = None, 0
-        enough = 2 if not known else int(len(start) - len(linear) > 2)  # many nonlinear parameters: many minima
+        # Many nonlinear parameters have many minima: then descents by other ways have to agree on the best of them.
+        many = len(start) - len(linear) > 2
+        enough = 2 if not known or (many and not linear) else int(many)
         for trial in _trials(problem, start, linear, known):
             if best is not None and abs(trial.cost - best.cost) <= problem.tolerance(best.cost):
                 agree += trial.minimum
                 best = trial if trial.minimum and not best.minimum else best
             elif best is None or trial.cost < best.cost:
                 best, agree = trial, 0
-            if best.minimum and (agree >= 2 or (agree >= enough and _plausible(problem, best))):
+            if best.minimum and agree >= enough and (agree >= 2 or _plausible(problem, best)):
                 break
         best = _like_start(problem, best, start, linear)
         return _with_covariance(problem, best, absolute=weights is not None)
@@ -138,7 +140,8 @@ class _Problem:
 def _trials(problem: _Problem, start: np.ndarray, linear: list[int], known: bool) -> Iterator[_Trial]:
     """Yield where descents end: from the start, projected and plain, then from the best of many scattered around it."""
     yield _polished(problem, _descend(problem, start, linear))
-    yield _polished(problem, _descend(problem, start, []))
+    if linear:  # without linear parameters the two are one descent, and no second opinion
+        yield _polished(problem, _descend(problem, start, []))
     if len(problem.y) < len(start):
         return
     scattered, residual = problem.projected(_scattered(problem.law, start), linear)

@@ -274,3 +274,20 @@ def test_the_law_checks_the_points_before_the_solve():
 def test_a_level_outside_zero_to_one_is_refused():
     with pytest.raises(ValueError, match=r"got 90 \(0.9 for 90 %\)"):
         LeastSquares(JMAK, level=90)
+
+
+def test_a_kinked_law_finds_the_best_of_its_minima():
+    """An incubation time has a minimum between any two sampled times; descents from elsewhere find the best."""
+    law = Law(
+        "delayed rise",
+        lambda t, a, k, n, t0: a * -torch.expm1(-((k * (t - t0).clamp(min=1e-9)) ** n)),
+        {name: Parameter(support="positive") for name in ("a", "k", "n", "t0")},
+        first_guess=lambda t, y: {"a": 6.0, "k": 0.05, "n": 1.0, "t0": 1.0},
+    )
+    t = np.array([0.0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40])
+    noise = np.random.default_rng(3).normal(0.0, 0.12, len(t))
+    y = 6.4 * -np.expm1(-((0.2 * np.maximum(t - 0.8, 0.0)) ** 0.9)) + noise
+    starts = (None, {"a": 3.0, "k": 0.02, "n": 2.0, "t0": 0.1})
+    cost = [np.square(LeastSquares(law).fit(t, y, start=start).residuals()).sum() for start in starts]
+    truth = np.square(noise).sum()
+    assert cost[0] <= truth and cost[1] == pytest.approx(cost[0], rel=1e-6)
