@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,7 +22,7 @@ from scimeta.calibration.prior import Prior
 from scimeta.calibration.units import find_named
 
 _SURPLUS = 5  # points beyond the parameters from which a noise can be learned
-_WORTH = 3.0  # standard errors by which a misfit must help the specimens left out before it is believed
+_CHANCE = 5e-4  # that a misfit believed helps the specimens left out by luck
 
 
 class _Population(NamedTuple):
@@ -105,7 +106,8 @@ def learn_prior(
         residuals, basis = _residuals(past, population, found)
         gain = held_out_gain(residuals, basis)
         resolved = basis.upper - basis.lower > 5.0 * population.noise
-        if resolved and gain.mean() > _WORTH * gain.std() / len(gain) ** 0.5:
+        needed = stats.t.isf(_CHANCE, len(gain) - 1) * float(gain.std()) / len(gain) ** 0.5
+        if resolved and float(gain.mean()) > needed:
             population = population._replace(misfit=_misfit(past, population, found))
             population, found, converged = _iterate(past, population, found.mode, steps, tolerance, bar)
     if not converged:

@@ -130,8 +130,18 @@ class Prior:
         return pd.DataFrame(self.coefficients[1:] / self.scale[:, None], list(self.conditions), list(self.law.fast))
 
     def gaussian(self, design: np.ndarray) -> Gaussian:
-        """Return the population for specimens with this design matrix: (specimens, 1 + conditions)."""
-        return Gaussian(torch.from_numpy(design @ self.coefficients), torch.from_numpy(self.covariance))
+        """Return what is expected of new specimens with this design matrix: (specimens, 1 + conditions).
+
+        Wider than the population, because mean and covariance were learned from so many specimens only: the variance of
+        the Student t that a new member of a Gaussian sample follows, (1 + regressors / specimens) dof / (dof - 2) with
+        dof = specimens - regressors - parameters + 1. Nothing is added to a prior set by hand.
+        """
+        widening, count = 1.0, len(self.past)
+        if count:
+            regressors, fast = self.coefficients.shape
+            dof = max(count - regressors - fast + 1, 3)
+            widening = (1.0 + regressors / count) * dof / (dof - 2.0)
+        return Gaussian(torch.from_numpy(design @ self.coefficients), torch.from_numpy(widening * self.covariance))
 
     def shared_values(self) -> dict[str, torch.Tensor]:
         """Return name -> unconstrained scalar of the shared parameters."""

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from scimeta.calibration.calibrator import Calibrator
+from scimeta.calibration.curves import Curve
+from scimeta.calibration.empirical_bayes import learn_prior
 from scimeta.calibration.law import Axis, Law, Parameter
 from scimeta.calibration.misfit import Misfit
 from scimeta.calibration.prior import Prior, read_prior_file
@@ -248,3 +250,24 @@ def test_a_prior_from_published_values_fits_a_specimen(truth, jmak):
     """Nothing was learned: k = 1/s within a factor, n = 2.5 within a half."""
     fit = Calibrator(jmak, truth).fit([0.5, 1.0, 1.5], [0.16, 0.63, 0.94])
     assert fit["k"].lower < 1.0 < fit["k"].upper and fit["n"].lower < 2.5 < fit["n"].upper
+
+
+class TestShortPast:
+    def test_a_short_past_widens_what_is_expected_of_a_new_specimen(self, line):
+        past = {f"A{i}": np.zeros(2) for i in range(8)}
+        prior = Prior(line, [[1.0, 0.0]], np.diag([4.0, 1.0]), 0.5, past=past)
+        # Nine-eighths for the mean; 8 - 1 - 2 + 1 = 6 degrees of freedom for the covariance, 6 / (6 - 2).
+        np.testing.assert_allclose(prior.gaussian(prior.design([{}])).covariance, 9 / 8 * 6 / 4 * prior.covariance)
+        by_hand = Prior(line, [[1.0, 0.0]], np.diag([4.0, 1.0]), 0.5)
+        np.testing.assert_array_equal(by_hand.gaussian(by_hand.design([{}])).covariance, by_hand.covariance)
+
+    def test_what_a_short_past_expects_holds_new_specimens(self):
+        """The 90 % interval of a further draw, from six past ones each time; a plain Gaussian holds 81 %."""
+        level = Law("level", lambda x, a: a + 0.0 * x, {"a": Parameter()}, Axis("x"), Axis("y"))
+        rng, inside = np.random.default_rng(8), []
+        for _ in range(60):
+            truth, x = rng.normal(size=7), np.array([0.0, 1.0, 2.0, 3.0])
+            past = [Curve(f"A{i}", x, a + 0.05 * rng.normal(size=4)) for i, a in enumerate(truth[:6])]
+            estimate = Calibrator(level, learn_prior(level, past)).fit([0.0], [0.0], sigma=1e3)["a"]
+            inside.append(estimate.lower < truth[6] < estimate.upper)
+        assert abs(np.mean(inside) - 0.9) < 2 * (0.09 / 60) ** 0.5
