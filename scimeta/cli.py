@@ -144,7 +144,7 @@ def _fit(options: argparse.Namespace) -> None:
         if options.law or options.x or options.y or options.by or options.sigma or options.conditions:
             raise ValueError("columns and laws need a table: scimeta fit PRIOR.json NEW.csv; alone it runs an example")
         past, curves = datasets.alloys(), datasets.new_alloy()
-        print(f"shipped example: {len(past)} past alloys, one new alloy with {len(curves[0])} points\n")
+        print(f"shipped example (simulated): {len(past)} past alloys, one new alloy with {len(curves[0])} points\n")
         prior = learn_prior(law, past)
     elif options.csv is None:
         raise ValueError(f"fit takes a prior and a table, got only {options.prior}: scimeta fit PRIOR.json NEW.csv")
