@@ -172,18 +172,21 @@ def test_the_avrami_line_is_exact_without_noise() -> None:
 
 
 def test_the_bias_of_the_avrami_line_grows_with_more_points() -> None:
+    """The published -.11, -.36, -.62 are means of 300 alloys: ours of 4,000 must lie within two of their errors."""
     rng = np.random.default_rng(20)
     theta = rng.multivariate_normal([0.0, 2.5], [[0.16, 0.10], [0.10, 0.25]], 4000)
     k, n = np.exp(theta[theta[:, 1] > 0.3]).T[0], theta[theta[:, 1] > 0.3, 1]
-    bias = []
+    bias, error = [], []
     for points in (3, 5, 8):
         time = 0.6 * np.arange(1, points + 1) / points
         fraction = -np.expm1(-((k[:, None] * time) ** n[:, None])) + 0.02 * rng.standard_normal((len(k), points))
         usable = ((fraction > 0) & (fraction < 1)).sum(1) >= 2
-        rising = [_slope(time, row) for row in fraction[usable]]
-        bias.append(np.nanmean(np.array(rising) - n[usable]))
-    assert bias[0] - 0.2 > bias[1] > bias[2] + 0.1
-    assert bias == pytest.approx([-0.11, -0.36, -0.62], abs=0.1)  # measured on 300 alloys, where the mean is so sure
+        wrong = np.array([_slope(time, row) for row in fraction[usable]]) - n[usable]
+        bias.append(np.nanmean(wrong))
+        error.append(np.nanstd(wrong))
+    grows = -np.diff(bias) / (np.hypot(error[1:], error[:-1]) / len(k) ** 0.5)
+    assert (grows > 5).all()  # standard errors
+    assert (np.abs(np.subtract(bias, [-0.11, -0.36, -0.62])) < 2 * np.array(error) / 300**0.5).all()
 
 
 def _slope(time: np.ndarray, fraction: np.ndarray) -> float:
