@@ -126,9 +126,24 @@ def several_seeds(seed: int) -> None:
         print("  {:42s} {:2d} {:>22s} {:>22s} {:>24s}".format(name, m, *cells))
 
 
-def past_alloys(rng: np.random.Generator) -> Past:
+def short_pasts(seed: int) -> None:
+    """Print ours at 3 points after a short past, as means over seeds."""
+    print(f"\nours after a short past, 3 points, mean of {SEEDS} seed{'s' * (SEEDS > 1)} from {seed}")
+    print(f"  {'past alloys':>11s} {'RMSE':>7s} {'coverage':>8s} {'interval score':>14s} {'withheld':>8s}")
+    for past in (8, 20):
+        rows = []
+        for one in range(seed, seed + SEEDS):
+            rng = np.random.default_rng(one)
+            predict = ours(past_alloys(rng, past), SEEN[3])
+            fractions, truth = new_alloys(SEEN[3], rng)
+            found = predict(SEEN[3], fractions, NEW_TIMES)
+            rows.append([rmse(found.mean, truth), *band_scores(found, truth)])
+        print("  {:11d} {:7.4f} {:8.3f} {:14.4f} {:8.3f}".format(past, *np.mean(rows, 0)))
+
+
+def past_alloys(rng: np.random.Generator, count: int = PAST) -> Past:
     """Return the past alloys of the simulated problem."""
-    family = alloy_family(PAST, rng=rng)
+    family = alloy_family(count, rng=rng)
     return Past(family.times[0], np.stack(family.fractions))
 
 
@@ -197,12 +212,15 @@ def main() -> None:
         simulated(rng)
     if "seeds" in arguments.only:
         several_seeds(arguments.seed)
+        short_pasts(arguments.seed)
     if "times" in arguments.only:
         print_times(past_alloys(rng), SEEN, NEW_TIMES, BATCH, TIMED, rng)
     if "real" in arguments.only:
         for family in kinetics_real.families():
             kinetics_real.print_family(JMAK, family, REPEATS, LEFT_OUT)
         kinetics_real.print_whole_curves()
+        kinetics_real.print_integration()
+        kinetics_real.print_published_table()
     if "nist" in arguments.only:
         import kinetics_nist
 

@@ -18,7 +18,7 @@ from numpy import ndarray
 from scipy.optimize import curve_fit
 
 from scimeta import Axis, Calibrator, Curve, Law, LeastSquares, Parameter, learn_prior
-from scimeta.domains.kinetics import JMAK_INCOMPLETE, jmak_incubation
+from scimeta.domains.kinetics import JMAK_INCOMPLETE, check_table, crystallinity, jmak_incubation
 
 SEEN_UP_TO = 0.25  # fraction transformed when the prediction is made
 NOISE = 0.02  # added to the seen points in the noise rows
@@ -196,6 +196,42 @@ def print_whole_curves(data: Path = DATA) -> None:
                 f"  {folder:20s} {str(name)[-5:]:>5s} {rms(fit.residuals()):7.4f} / {rms(theirs):6.4f}"
                 f"{'' if fit.converged else ' not converged'}  {estimates}"
             )
+
+
+def print_integration(data: Path = DATA) -> None:
+    """Print how far `crystallinity` is from the derived curves, with their choices and with its own."""
+    folder = data / "polymer_dsc_isothermal"
+    if not folder.is_dir():
+        print(f"\nraw DSC traces: not at {folder}, left out")
+        return
+    starts = pd.read_csv(folder / "curves.csv").set_index("curve")["t_start_s"]
+    derived = dict(list(pd.read_csv(folder / "relative_crystallinity_derived.csv").groupby("curve")))
+    given, default, moved = [], [], []
+    for number, rows in pd.read_csv(folder / "dsc_heatflow.csv").groupby("curve"):
+        time, flow = rows["time_s"].to_numpy(), rows["heatflow_W_per_g"].to_numpy()
+        level = float(np.median(flow[(time >= 540) & (time <= 595)]))
+        at, fraction = derived[number]["time"].to_numpy(), derived[number]["fraction"].to_numpy()
+        same = crystallinity(time, flow, starts[number], 560.0, baseline=level)
+        own = crystallinity(time, flow)
+        for found, errors in ((same, given), (own, default)):
+            errors.append(np.abs(np.interp(at - found.start, found.time, found.fraction) - fraction).max())
+        moved.append(abs(own.start - starts[number]))
+    print(
+        f"\nraw DSC traces to relative crystallinity, {len(given)} traces, largest difference from the derived curves:"
+    )
+    print(f"  {max(given):.1e} with their start, stop and baseline")
+    print(f"  {max(default):.3f} with its own, whose start is at most {max(moved):.0f} s off")
+
+
+def print_published_table(data: Path = DATA) -> None:
+    """Print how many rows of a published table contradict themselves."""
+    path = data / "avrami_parameter_tables" / "pbabi_isothermal_avrami.csv"
+    if not path.is_file():
+        print(f"\npublished table: not at {path}, left out")
+        return
+    checked = check_table(pd.read_csv(path), convention="K t^n", unit="min^-n", half_time_unit="min")
+    print(f"\npublished table of PBABI: k, n and half-time contradict each other in {checked['contradicts'].sum()} of "
+          f"{len(checked)} rows")  # fmt: skip
 
 
 def fitted_by_curve_fit(law: Law, x: ndarray, y: ndarray) -> ndarray:
