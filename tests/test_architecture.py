@@ -19,6 +19,7 @@ TABLE = {
     "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib"},
     "scimeta.diagnostics": {"scimeta.core", "torch"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
+    "scimeta.analytic": {"torch"},
     "scimeta.files": set(),
     "scimeta.datasets": {"scimeta.calibration"},
     "scimeta": {"scimeta"},
