@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from scimeta.core.rules import Meta, Rule
+from scimeta.core.rules import Meta, Rule, State
 from scimeta.core.tasks import Data, Loss, Params, over_tasks
 
 
@@ -61,14 +62,68 @@ def adapt(
     >>> half["a"]
     tensor(0.5000)
     """
-    moving, held = split_fast(meta.init, fast)
-    state = rule.init(moving)
-    for _ in range(steps):
-        grads = torch.func.grad(lambda p: loss({**held, **p}, support))(moving)
-        if first_order:
+    return Adaptation(loss, rule, steps, tuple(fast), first_order)(meta, support)
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The inner loop of a learner: what descends, by which rule, for how many steps.
+
+    Attributes:
+        loss: scalar loss of one task.
+        rule: the update rule; its learnable parameters are read from the Meta that it is called with.
+        steps: inner steps that the outer loop trains for.
+        fast: names or patterns of the parameters that move.
+        first_order: True to treat the inner gradients as constants.
+    """
+
+    loss: Loss
+    rule: Rule
+    steps: int = 1
+    fast: tuple[str, ...] = ("*",)
+    first_order: bool = False
+
+    def __call__(self, meta: Meta, support: Data, steps: int | None = None) -> Params:
+        """Return one task's parameters after ``steps`` (None: as many as trained) inner steps.
+
+        A rule with learned parameters knows only the steps that it was trained for. Further ones are guarded: a step
+        is halved until it lowers the support loss, and left out where 1/128 of it does not.
+        """
+        *_, last = self.path(meta, support, steps)
+        return last
+
+    def path(self, meta: Meta, support: Data, steps: int | None = None) -> Iterator[Params]:
+        """Yield one task's parameters at the start and after each step."""
+        moving, held = split_fast(meta.init, self.fast)
+        state = self.rule.init(moving)
+        yield {**held, **moving}
+        for count in range(self.steps if steps is None else steps):
+            before = moving
+            moving, state = self.step(meta.rule, held, moving, state, support)
+            if count >= self.steps and self.rule.params:
+                moving = self._guarded(held, before, moving, support)
+            yield {**held, **moving}
+
+    def step(self, learned: Params, held: Params, moving: Params, state: State, support: Data) -> tuple[Params, State]:
+        """Return one task's fast parameters and the rule's state after one step."""
+        grads = torch.func.grad(lambda fast: self.loss({**held, **fast}, support))(moving)
+        if self.first_order:
             grads = {name: grad.detach() for name, grad in grads.items()}
-        moving, state = rule.update(meta.rule, grads, state, moving)
-    return {**held, **moving}
+        return self.rule.update(learned, grads, state, moving)
+
+    def _guarded(self, held: Params, before: Params, after: Params, support: Data) -> Params:
+        """Return the point on the way from before to after that the guard lets through."""
+        some = next(iter(before.values()))
+        fractions = 0.5 ** torch.arange(8, dtype=some.dtype, device=some.device)
+
+        def between(fraction: Tensor) -> Params:
+            return {name: value + fraction * (after[name] - value) for name, value in before.items()}
+
+        losses = over_tasks(lambda fraction: self.loss({**held, **between(fraction)}, support))(fractions)  # (8,)
+        lower = losses < self.loss({**held, **before}, support)
+        taken = torch.where(lower, fractions, 0.0).amax()
+        # A refused step may lead to infinity: zero times that would be nan.
+        return {n: torch.where(taken > 0, value, before[n]) for n, value in between(taken).items()}
 
 
 Residuals = Callable[[Params, Data], Tensor]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 Params = dict[str, Tensor]
 """Flat mapping from name to tensor, as ``dict(module.named_parameters())`` gives."""
@@ -51,3 +52,17 @@ def over_tasks(function: Callable[..., Any], in_dims: Any = 0, *, chunk_size: in
     tensor([8., 8., 8.])
     """
     return torch.func.vmap(function, in_dims=in_dims, chunk_size=chunk_size)
+
+
+def count_tasks(batch: Data) -> int:
+    """Return the length of the task axis, read from the first tensor of a batch."""
+    return next(leaf.shape[0] for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
+
+
+def select_tasks(batch: Data, which: int | slice | Tensor) -> Data:
+    """Return these tasks of a batch; one task, without a task axis, for an integer.
+
+    >>> select_tasks({"x": torch.arange(3), "y": torch.arange(6).reshape(3, 2)}, 1)
+    {'x': tensor(1), 'y': tensor([2, 3])}
+    """
+    return pytree.tree_map(lambda leaf: leaf[which], batch)

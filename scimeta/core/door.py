@@ -1,0 +1,189 @@
+"""The door: what is wrong with a loss or a batch is said here, on one unbatched task, before any batch runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scimeta.core.inner_loop import split_fast
+from scimeta.core.learners import MetaLearner
+from scimeta.core.recording import execution
+from scimeta.core.tasks import Data, Loss, Params, Task, select_tasks
+
+# Operations whose second derivatives under vmap are silently wrong, or that have none, and what to use instead.
+_OWN = "make it with scimeta.models.functional, which swaps it, or write it in elementary operations"
+_REFUSED = {
+    "native_layer_norm": f"LayerNorm: {_OWN}",
+    "native_group_norm": f"GroupNorm: {_OWN}",
+    "batch_norm": f"BatchNorm or InstanceNorm: {_OWN}",
+    "rms_norm": f"RMSNorm: {_OWN}",
+    "scaled_dot_product": f"fused attention: {_OWN}",
+}
+_RECURRENT = {"gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"}
+
+
+def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> Task:
+    """Return the batch as a ``Task``, after one of its tasks has gone through the loss alone and then batched.
+
+    Args:
+        learner: whose loss and parameters are tried.
+        batch: a task with a leading task axis on every tensor.
+        where: the public function in whose name errors speak.
+
+    Raises:
+        TypeError: the batch is not a pair of nests of tensors, or a loss does not return a scalar tensor.
+        ValueError: tasks of unequal size, an empty support, parameters without gradient, writes in place, branches on
+            a tensor's value, operations with wrong second derivatives, a loss that cannot be batched.
+    """
+    if not isinstance(batch, tuple) or len(batch) != 2:
+        raise TypeError(
+            f"{where}: a sampler returns Task(support, query) with a leading task axis; got {_kind(batch)}"
+        )
+    batch = Task(*batch)
+    _check_shapes(batch, where)
+    one = select_tasks(batch, 0)
+    params, fast = learner.meta.init, split_fast(learner.meta.init, learner.adapt.fast)[0]
+    inner = check_loss(learner.adapt.loss, params, one.support, f"{where}: the loss of one task's support")
+    if dead := [name for name in fast if name not in inner]:
+        raise ValueError(
+            f"{where}: the support loss has no gradient by {_listed(dead)}; leave them out of `fast`, "
+            "or find where the loss detaches them"
+        )
+    outer = check_loss(learner.query_loss, params, one.query, f"{where}: the loss of one task's query")
+    if dead := [name for name in params if name not in inner | outer]:
+        raise ValueError(
+            f"{where}: neither loss has a gradient by {_listed(dead)}; leave them out of params, "
+            "or find where the loss detaches them"
+        )
+    try:
+        with execution("eager"):
+            learner.meta_gradient(learner.meta, select_tasks(batch, slice(0, 1)), 0)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{where}: the loss works on one task, but not under torch.func.vmap and grad: {_first_line(error)}"
+        ) from error
+    return batch
+
+
+def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
+    """Return the names of the parameters by which the loss of one task has a gradient.
+
+    Raises:
+        TypeError: the loss does not return a scalar floating-point tensor.
+        ValueError: it writes into its arguments, reads a tensor's value, uses a refused operation, is compiled, is not
+            finite, or has no gradient at all.
+    """
+    if hasattr(loss, "_torchdynamo_orig_callable") or isinstance(loss, torch._dynamo.eval_frame.OptimizedModule):
+        raise ValueError(f"{where} is already compiled, and would lose its second derivative; pass the plain function")
+    copies = {name: value.detach().clone() for name, value in params.items()}
+    inputs = {x.untyped_storage()._cdata for x in pytree.tree_leaves((copies, data)) if isinstance(x, Tensor)}
+    with torch.no_grad(), _NoFusedRecurrence(where), _Watch(inputs, where):
+        value = loss(copies, data)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{where} returns {_kind(value)}; a loss returns a scalar tensor")
+    if value.shape != ():
+        raise TypeError(
+            f"{where} returns a tensor of shape {tuple(value.shape)}; a loss returns one number for one task: "
+            "end it with .mean() or .sum()"
+        )
+    if not value.is_floating_point():
+        raise TypeError(f"{where} returns {value.dtype}; a loss returns a floating-point number")
+    if not torch.isfinite(value):
+        raise ValueError(f"{where} is {value.item()} at the start")
+    leaves = {name: value.requires_grad_() for name, value in copies.items()}
+    with torch.enable_grad():
+        value = loss(leaves, data)
+    if not value.requires_grad:
+        raise ValueError(f"{where} has no gradient by any parameter; find where it detaches them")
+    grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {name for name, grad in zip(leaves, grads, strict=True) if grad is not None}
+
+
+def _check_shapes(batch: Task, where: str) -> None:
+    """Raise unless every leaf is a tensor with the same number of tasks on its first axis and none is empty."""
+    sizes = {}
+    for part in Task._fields:
+        paths, _ = pytree.tree_flatten_with_path(getattr(batch, part))
+        if not paths:
+            raise ValueError(f"{where}: the {part} holds no tensor")
+        for path, leaf in paths:
+            name = f"{part}{pytree.keystr(path)}"
+            if not isinstance(leaf, Tensor):
+                raise TypeError(
+                    f"{where}: {name} is {_kind(leaf)}; everything in a batch is a tensor with a leading task axis "
+                    "(torch.as_tensor makes one of an array)"
+                )
+            if leaf.dim() == 0:
+                raise ValueError(f"{where}: {name} is a single number; it needs a leading task axis")
+            if leaf.numel() == 0:
+                raise ValueError(f"{where}: {name} is empty, of shape {tuple(leaf.shape)}; a task needs data")
+            if leaf.is_floating_point() and not torch.isfinite(leaf).all():
+                raise ValueError(f"{where}: {name} has values that are not finite")
+            sizes[name] = leaf.shape[0]
+    if len(set(sizes.values())) > 1:
+        counts = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"{where}: the first axis is the tasks' and differs: {counts}. Tasks of unequal size are padded to one "
+            "size and the padding is weighted with zero in the loss"
+        )
+
+
+class _NoFusedRecurrence(TorchFunctionMode):
+    """Raises at torch's recurrent layers, which take themselves apart before the watch below could name them."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__name__", "") in _RECURRENT:
+            raise ValueError(
+                f"{self.where} uses torch's {func.__name__}, which cannot be batched over tasks; "
+                "write the cell in elementary operations"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+class _Watch(TorchDispatchMode):
+    """Raises, by name, at the operations that a loss must not use."""
+
+    def __init__(self, inputs: set[int], where: str) -> None:
+        super().__init__()
+        self.inputs, self.where = inputs, where
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = func.name().removeprefix("aten::")
+        if "_local_scalar_dense" in name or "is_nonzero" in name:
+            raise ValueError(
+                f"{self.where} reads a tensor's value (an `if` on a tensor, .item() or float()); "
+                "that cannot be batched over tasks: use torch.where"
+            )
+        for part, instead in _REFUSED.items():
+            if part in name:
+                raise ValueError(f"{self.where} uses aten::{name}, which has no right second derivative here; {instead}")
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.inputs:
+                raise ValueError(
+                    f"{self.where} writes in place (aten::{name}) into its parameters or data; "
+                    "make a new tensor in place of changing one"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

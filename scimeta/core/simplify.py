@@ -1,0 +1,225 @@
+"""Algebra on a recorded graph: what automatic differentiation writes down and no one needs to compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+_RESHAPES = {aten.view.default, aten._unsafe_view.default, aten.reshape.default}
+_REARRANGED = _RESHAPES | {
+    aten.alias.default,
+    aten.detach.default,
+    aten.expand.default,
+    aten.permute.default,
+    aten.squeeze.dim,
+    aten.t.default,
+    aten.transpose.int,
+    aten.unsqueeze.default,
+}
+_TIMES = {aten.mul.Scalar, aten.mul.Tensor}
+_OVER = {aten.div.Scalar, aten.div.Tensor}
+_ROUNDS = 3  # of rewriting; each sees what the one before made
+
+
+def simplify(recording: GraphModule) -> GraphModule:
+    """Return the recording with the same values (up to the rounding of merged factors) from fewer operations.
+
+    Tensors filled with one number become that number, repeated work is done once, rearrangements that undo each other
+    go, and a product with its sum becomes one call. A recording that writes in place is returned as it came.
+    """
+    graph = recording.graph
+    if any(_writes(node) for node in graph.nodes):
+        return recording
+    for _ in range(_ROUNDS):
+        filled: dict[Node, float] = {}
+        seen: dict[tuple, Node] = {}
+        for node in list(graph.nodes):
+            if not _computes(node):
+                continue
+            number = _filled_with(node, filled)
+            new = _shorter(node, filled) or _repeats(node, seen)
+            if new is not None:
+                node.replace_all_uses_with(new)
+                graph.erase_node(node)
+            elif number is not None:
+                filled[node] = number
+        graph.eliminate_dead_code()
+    for node in list(graph.nodes):
+        if _computes(node) and (new := _merged(node)) is not None:
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+    for node in graph.nodes:
+        # Merging may have changed a layout: a reshape views where it can and copies where it must.
+        if node.op == "call_function" and node.target in _RESHAPES:
+            node.target = aten.reshape.default
+    graph.eliminate_dead_code()
+    graph.lint()
+    recording.recompile()
+    return recording
+
+
+def _value(node: Node) -> Tensor:
+    """Return the shape, type and layout that the node had when it was recorded."""
+    return node.meta["val"]
+
+
+def _computes(node: object) -> bool:
+    return isinstance(node, Node) and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
+
+
+def _writes(node: Node) -> bool:
+    return node.op == "call_function" and getattr(node.target, "_schema", None) is not None and (
+        node.target._schema.is_mutable
+    )
+
+
+def _is(node: object, *targets: object) -> bool:
+    return isinstance(node, Node) and node.op == "call_function" and node.target in targets
+
+
+def _like(node: object, other: Node) -> bool:
+    """Whether both have the same shape and type."""
+    if not (isinstance(node, Node) and isinstance(node.meta.get("val"), Tensor)):
+        return False
+    return _value(node).shape == _value(other).shape and _value(node).dtype == _value(other).dtype
+
+
+def _call(before: Node, target: object, *args: object, like: Node | None = None, **kwargs: object) -> Node:
+    """Return a new call, inserted before a node, with the value's description of ``like``."""
+    with before.graph.inserting_before(before):
+        node = before.graph.call_function(target, args, kwargs)
+    node.meta = dict((like or before).meta)
+    return node
+
+
+def _filled_with(node: Node, filled: dict[Node, float]) -> float | None:
+    """Return the number that fills the node's whole tensor, if one does."""
+    args = node.args
+    if not _value(node).is_floating_point():
+        return None
+    if _is(node, aten.ones_like.default, aten.ones.default, aten.new_ones.default):
+        return 1.0
+    if _is(node, aten.zeros_like.default, aten.zeros.default, aten.new_zeros.default):
+        return 0.0
+    if _is(node, aten.full.default, aten.full_like.default):
+        return args[1] if isinstance(args[1], (int, float)) else None
+    if _is(node, aten.pow.Tensor_Scalar) and args[1] == 0:
+        return 1.0
+    number = filled.get(args[0]) if args and isinstance(args[0], Node) else None
+    if number is None or (len(args) > 1 and isinstance(args[1], Node)):
+        return None
+    if node.target in _REARRANGED:
+        return number
+    if node.target in _TIMES:
+        return number * args[1]
+    if node.target in _OVER and not node.kwargs:
+        return number / args[1]
+    return -number if _is(node, aten.neg.default) else None
+
+
+def _repeats(node: Node, seen: dict[tuple, Node]) -> Node | None:
+    """Return an earlier node that computed the same, if there is one; remember this one if not."""
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return None
+    key = (node.target, repr(node.args), repr(node.kwargs))
+    earlier = seen.setdefault(key, node)
+    return None if earlier is node else earlier
+
+
+def _factor(node: object) -> float | None:
+    """Return c where the node is x * c, x / c or -x with a number c and the tensor's own type, else None."""
+    if not _computes(node) or node.kwargs or not _like(node.args[0], node) or not _value(node).is_floating_point():
+        return None
+    if _is(node, aten.neg.default):
+        return -1.0
+    number = node.args[1] if len(node.args) > 1 else None
+    if not isinstance(number, (int, float)):
+        return None
+    if node.target in _TIMES:
+        return float(number)
+    return 1.0 / number if node.target in _OVER and number else None
+
+
+def _shorter(node: Node, filled: dict[Node, float]) -> Node | None:
+    """Return a node with the same value and less work, or None."""
+    args = node.args
+    first = args[0] if args and isinstance(args[0], Node) else None
+    if first is None:
+        return None
+    if _is(node, aten.detach.default, aten.alias.default):
+        return first
+    if (node.target in _RESHAPES or _is(node, aten.expand.default)) and _like(first, node):
+        return first
+    if node.target in _RESHAPES and _is(first, *_RESHAPES):
+        return _call(node, aten.reshape.default, first.args[0], args[1])
+    if _is(node, aten.t.default) and _is(first, aten.t.default):
+        return first.args[0]
+    if _is(node, aten.transpose.int) and _is(first, aten.transpose.int) and _swaps(node) == _swaps(first):
+        return first.args[0]
+    if _is(node, aten.pow.Tensor_Scalar) and args[1] == 1:
+        return first
+    return _scaled(node, filled) or _summed(node, filled)
+
+
+def _swaps(node: Node) -> set[int]:
+    return {dim % max(_value(node).dim(), 1) for dim in node.args[1:]}
+
+
+def _scaled(node: Node, filled: dict[Node, float]) -> Node | None:
+    """Products: by a filled tensor, by 1, and of a product by a number."""
+    if _is(node, aten.mul.Tensor) and isinstance(node.args[1], Node):
+        for x, y in (node.args, node.args[::-1]):
+            if y in filled and x not in filled and _like(x, node) and _value(y).dtype == _value(x).dtype:
+                return x if filled[y] == 1 else _call(node, aten.mul.Scalar, x, filled[y])
+        return None
+    factor = _factor(node)
+    if factor is None or node in filled:
+        return None
+    if factor == 1:
+        return node.args[0]
+    inner = node.args[0]
+    inside = _factor(inner)
+    # A negation is free to fold; a longer chain only where nobody else needs its middle.
+    if inside is not None and inner not in filled and (len(inner.users) == 1 or inside == -1):
+        return _call(node, aten.mul.Scalar, inner.args[0], factor * inside)
+    return None
+
+
+def _summed(node: Node, filled: dict[Node, float]) -> Node | None:
+    """Sums: with zero, and with a multiple, which one call does."""
+    if not _is(node, aten.add.Tensor, aten.sub.Tensor) or node.kwargs or not isinstance(node.args[1], Node):
+        return None
+    x, y = node.args
+    minus = _is(node, aten.sub.Tensor)
+    if filled.get(y) == 0 and _like(x, node):
+        return x
+    if not minus and filled.get(x) == 0 and _like(y, node):
+        return y
+    for x, y in ((x, y),) if minus else ((x, y), (y, x)):
+        factor = _factor(y)
+        if factor is not None and y not in filled and len(y.users) == 1 and _value(x).dtype == _value(y).dtype:
+            return _call(node, node.target, x, y.args[0], alpha=factor)
+    return None
+
+
+def _merged(node: Node) -> Node | None:
+    """Return one call for a sum with a matrix product, where nobody else needs the product."""
+    if not _is(node, aten.add.Tensor) or node.kwargs or not isinstance(node.args[1], Node):
+        return None
+    for x, y in (node.args, node.args[::-1]):
+        if not _computes(y) or len(y.users) > 1 or _value(x).dtype != _value(y).dtype or not _like(y, node):
+            continue
+        if _is(y, aten.bmm.default):
+            return _call(node, aten.baddbmm.default, x, *y.args)
+        if _is(y, aten.mm.default):
+            return _call(node, aten.addmm.default, x, *y.args)
+        product = y.args[0]
+        rows = _value(y).shape[-1:]
+        if y.target in _RESHAPES and _is(product, aten.mm.default) and len(product.users) == 1:
+            if _value(x).shape == rows and _value(product).shape[-1:] == rows:
+                total = _call(node, aten.addmm.default, x, *product.args, like=product)
+                return _call(node, aten.reshape.default, total, list(_value(y).shape))
+    return None
