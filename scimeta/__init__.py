@@ -10,9 +10,15 @@ from scimeta.calibration.law import Axis, Law, Parameter
 from scimeta.calibration.prior import Prior
 from scimeta.calibration.result import Calibration, Calibrations
 from scimeta.calibration.tables import read_curves
+from scimeta.core.check import check_meta_gradient
+from scimeta.core.checkpoint import load_meta
 from scimeta.core.inner_loop import adapt, gauss_newton
+from scimeta.core.learners import MetaLearner, anil, fomaml, imaml, maml, maml_plus_plus, meta_sgd, reptile
 from scimeta.core.rules import Meta, Rule, learned_rates, sgd
-from scimeta.core.tasks import Task, over_tasks
+from scimeta.core.tasks import Task, draw_from, over_tasks
+from scimeta.core.train import meta_train
+from scimeta.core.trained import Trained, evaluate
+from scimeta.models.functional import functional
 
 __all__ = [
     "Axis",
@@ -26,16 +32,31 @@ __all__ = [
     "Law",
     "LeastSquares",
     "Meta",
+    "MetaLearner",
     "Parameter",
     "Prior",
     "Rule",
     "Task",
+    "Trained",
     "adapt",
+    "anil",
+    "check_meta_gradient",
     "datasets",
+    "draw_from",
+    "evaluate",
+    "fomaml",
+    "functional",
     "gauss_newton",
+    "imaml",
     "learn_prior",
     "learned_rates",
+    "load_meta",
+    "maml",
+    "maml_plus_plus",
+    "meta_sgd",
+    "meta_train",
     "over_tasks",
     "read_curves",
+    "reptile",
     "sgd",
 ]

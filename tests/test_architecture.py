@@ -14,6 +14,10 @@ FILES = sorted([*ROOT.glob("scimeta/**/*.py"), *ROOT.glob("simulators/**/*.py")]
 # What the files of a package may import beside the standard library and their own package.
 TABLE = {
     "scimeta.core": {"torch"},
+    # The outer loop's edges: its history is a table, its checkpoint a file, its progress a bar.
+    "scimeta.core.train": {"scimeta.core", "torch", "pandas", "tqdm"},
+    "scimeta.core.trained": {"scimeta.core", "torch", "pandas"},
+    "scimeta.core.checkpoint": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
     "scimeta.models": {"torch"},
     "scimeta.calibration": {"scimeta.core", "scimeta.files", "torch", "numpy", "scipy", "pandas", "pint", "tqdm"},
     "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib"},

@@ -148,7 +148,8 @@ def _plain_gradient(loss: Loss, learner: MetaLearner, task: Task) -> Meta:
     meta = pytree.tree_map(lambda leaf: leaf.clone().requires_grad_(), learner.meta)
     if learner.estimate == "displacement":
         ends = [
-            _plain_path(loss, learner, meta, select_tasks(task, index).support)[-1] for index in range(count_tasks(task))
+            _plain_path(loss, learner, meta, select_tasks(task, index).support)[-1]
+            for index in range(count_tasks(task))
         ]
         init = {n: (value - sum(end[n] for end in ends) / len(ends)).detach() for n, value in meta.init.items()}
         return Meta(init, {name: torch.zeros_like(value) for name, value in meta.rule.items()})

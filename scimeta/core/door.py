@@ -41,9 +41,7 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
             a tensor's value, operations with wrong second derivatives, a loss that cannot be batched.
     """
     if not isinstance(batch, tuple) or len(batch) != 2:
-        raise TypeError(
-            f"{where}: a sampler returns Task(support, query) with a leading task axis; got {_kind(batch)}"
-        )
+        raise TypeError(f"{where}: a sampler returns Task(support, query) with a leading task axis; got {_kind(batch)}")
     batch = Task(*batch)
     _check_shapes(batch, where)
     one = select_tasks(batch, 0)
@@ -78,7 +76,7 @@ def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
         ValueError: it writes into its arguments, reads a tensor's value, uses a refused operation, is compiled, is not
             finite, or has no gradient at all.
     """
-    if hasattr(loss, "_torchdynamo_orig_callable") or isinstance(loss, torch._dynamo.eval_frame.OptimizedModule):
+    if hasattr(loss, "_torchdynamo_orig_callable"):
         raise ValueError(f"{where} is already compiled, and would lose its second derivative; pass the plain function")
     copies = {name: value.detach().clone() for name, value in params.items()}
     inputs = {x.untyped_storage()._cdata for x in pytree.tree_leaves((copies, data)) if isinstance(x, Tensor)}
@@ -165,7 +163,9 @@ class _Watch(TorchDispatchMode):
             )
         for part, instead in _REFUSED.items():
             if part in name:
-                raise ValueError(f"{self.where} uses aten::{name}, which has no right second derivative here; {instead}")
+                raise ValueError(
+                    f"{self.where} uses aten::{name}, whose second derivative is not right here; {instead}"
+                )
         for argument, value in zip(func._schema.arguments, args, strict=False):
             written = argument.alias_info is not None and argument.alias_info.is_write
             if written and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.inputs:

@@ -193,9 +193,7 @@ def _adjoint(adaptation: Adaptation, query_loss: Loss) -> Callable[..., tuple[Te
             d_rule, d_held = _plus(d_rule, more_rule), _plus(d_held, more_held)
             if weights is not None and count > 0:
                 _, judged_held, judged_moving = inner.slope(held, moving, task.query)
-                d_held, d_moving = _plus(
-                    (d_held, d_moving), _times(weights[count - 1], (judged_held, judged_moving))
-                )
+                d_held, d_moving = _plus((d_held, d_moving), _times(weights[count - 1], (judged_held, judged_moving)))
             path.pop()
         gradient = {**d_held, **inner.pull_start(split_fast(meta.init, adaptation.fast)[0], d_moving, d_state)}
         return losses, Meta({name: gradient[name] for name in meta.init}, d_rule)
@@ -248,7 +246,9 @@ class _Inner:
         moving, held = split_fast(meta.init, self.adaptation.fast)
         tasks = count_tasks(support)
         path = [
-            pytree.tree_map(lambda t: t.expand(tasks, *t.shape).contiguous(), (moving, self.adaptation.rule.init(moving)))
+            pytree.tree_map(
+                lambda t: t.expand(tasks, *t.shape).contiguous(), (moving, self.adaptation.rule.init(moving))
+            )
         ]
         for _ in range(self.adaptation.steps):
             reached = self.step(meta.rule, held, *path[-1], support)
@@ -256,9 +256,7 @@ class _Inner:
         return held, path
 
 
-def _in_chunks(
-    whole: Callable[[Task], tuple[Tensor, Meta]], task: Task, chunk_size: int | None
-) -> tuple[Tensor, Meta]:
+def _in_chunks(whole: Callable[[Task], tuple[Tensor, Meta]], task: Task, chunk_size: int | None) -> tuple[Tensor, Meta]:
     """Return losses and gradient of the whole batch, computed chunk after chunk."""
     tasks = count_tasks(task)
     if chunk_size is None or tasks <= chunk_size:

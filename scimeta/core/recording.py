@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
@@ -90,7 +89,7 @@ def _inside_a_transform() -> bool:
     """Whether torch.func, another recording or a dispatch mode is watching."""
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
-        or get_proxy_mode() is not None
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
         or _get_current_dispatch_mode() is not None
         or torch.compiler.is_compiling()
     )
@@ -110,6 +109,8 @@ def _autocast() -> tuple:
 
 def _replay(function: Callable[..., Any], args: tuple, how: Execution) -> Callable[..., Any]:
     """Return a function of the tensors among the flat arguments, or ``function`` itself if it cannot be recorded."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # slow to import, and many scripts never record
+
     leaves, spec = pytree.tree_flatten(args)
     tensors = [leaf.detach() for leaf in leaves if isinstance(leaf, Tensor)]
     result_spec: list[pytree.TreeSpec] = []
@@ -123,7 +124,8 @@ def _replay(function: Callable[..., Any], args: tuple, how: Execution) -> Callab
 
     name = getattr(function, "__name__", "function")
     try:
-        graph = simplify(make_fx(flat)(*tensors))
+        # On fake tensors: shapes and types without numbers, so that recording takes no memory and half the time.
+        graph = simplify(make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors))
     except Exception as error:  # torch raises all kinds here; the eager run gives the true error, or none
         warnings.warn(f"{name} runs eagerly, since recording it failed: {_first_line(error)}", stacklevel=3)
         return function

@@ -193,7 +193,9 @@ def preconditioned(
         else:
             step = learned["diagonal"] * g + learned["left"] @ (learned["right"].mT @ g)
         pieces = step.split([value.numel() for value in params.values()])
-        moved = {n: value - piece.reshape(value.shape) for (n, value), piece in zip(params.items(), pieces, strict=True)}
+        moved = {
+            n: value - piece.reshape(value.shape) for (n, value), piece in zip(params.items(), pieces, strict=True)
+        }
         return moved, state
 
     return Rule(learned, _stateless, update)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch._ops import OpOverload
+from torch.fx import Graph, GraphModule, Node
 
 aten = torch.ops.aten
 
@@ -21,6 +25,10 @@ _REARRANGED = _RESHAPES | {
 }
 _TIMES = {aten.mul.Scalar, aten.mul.Tensor}
 _OVER = {aten.div.Scalar, aten.div.Tensor}
+# Operations whose binding torch.<name> takes the same arguments and is quicker to call.
+_BOUND = {"abs", "add", "addmm", "baddbmm", "bmm", "clamp", "cos", "div", "exp", "index_select", "log", "mean", "mm"}
+_BOUND |= {"mul", "neg", "permute", "pow", "reciprocal", "relu", "reshape", "rsqrt", "sigmoid", "sin", "sqrt", "sub"}
+_BOUND |= {"sum", "t", "tanh", "transpose", "unsqueeze", "where"}
 _ROUNDS = 3  # of rewriting; each sees what the one before made
 
 
@@ -28,16 +36,15 @@ def simplify(recording: GraphModule) -> GraphModule:
     """Return the recording with the same values (up to the rounding of merged factors) from fewer operations.
 
     Tensors filled with one number become that number, repeated work is done once, rearrangements that undo each other
-    go, and a product with its sum becomes one call. A recording that writes in place is returned as it came.
+    go, and a product with its sum becomes one call. What is written to in place, and what reads it, stays as it is.
     """
     graph = recording.graph
-    if any(_writes(node) for node in graph.nodes):
-        return recording
+    written = _written(graph)
     for _ in range(_ROUNDS):
         filled: dict[Node, float] = {}
         seen: dict[tuple, Node] = {}
         for node in list(graph.nodes):
-            if not _computes(node):
+            if not _computes(node) or _near(node) & written:
                 continue
             number = _filled_with(node, filled)
             new = _shorter(node, filled) or _repeats(node, seen)
@@ -46,19 +53,26 @@ def simplify(recording: GraphModule) -> GraphModule:
                 graph.erase_node(node)
             elif number is not None:
                 filled[node] = number
-        graph.eliminate_dead_code()
+        graph.eliminate_dead_code(_has_effects)
     for node in list(graph.nodes):
-        if _computes(node) and (new := _merged(node)) is not None:
+        if _computes(node) and not _near(node) & written and (new := _merged(node)) is not None:
             node.replace_all_uses_with(new)
             graph.erase_node(node)
+    graph.eliminate_dead_code(_has_effects)
     for node in graph.nodes:
-        # Merging may have changed a layout: a reshape views where it can and copies where it must.
-        if node.op == "call_function" and node.target in _RESHAPES:
-            node.target = aten.reshape.default
-    graph.eliminate_dead_code()
+        if node.op == "call_function":
+            node.target = _quickest(node.target)
     graph.lint()
     recording.recompile()
     return recording
+
+
+def _quickest(target: Any) -> Callable[..., Any]:
+    """Return the quickest way to call an operation."""
+    if target in _RESHAPES:
+        return torch.reshape  # merging may have changed a layout: it views where it can and copies where it must
+    name = target.overloadpacket.__name__ if isinstance(target, OpOverload) and target.namespace == "aten" else ""
+    return getattr(torch, name) if name in _BOUND else target
 
 
 def _value(node: Node) -> Tensor:
@@ -70,10 +84,36 @@ def _computes(node: object) -> bool:
     return isinstance(node, Node) and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
 
 
-def _writes(node: Node) -> bool:
-    return node.op == "call_function" and getattr(node.target, "_schema", None) is not None and (
-        node.target._schema.is_mutable
-    )
+def _written(graph: Graph) -> set[Node]:
+    """Return the nodes that share, or may share, their memory with one that is written to in place."""
+    owner: dict[Node, Node] = {}  # node -> the node whose memory it looks at
+    changed = set()
+    for node in graph.nodes:
+        owner[node] = node
+        if node.op != "call_function" or not isinstance(node.target, OpOverload):
+            continue
+        schema = node.target._schema
+        for argument, value in zip(schema.arguments, node.args, strict=False):
+            if not isinstance(value, Node):
+                continue
+            if argument.alias_info is not None or node.target in _RESHAPES:
+                owner[node] = owner[value]
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                changed.add(owner[value])
+    return {node for node in graph.nodes if owner[node] in changed}
+
+
+def _near(node: Node) -> set[Node]:
+    """Return the node, what it reads and what that reads: all that a rewriting looks at."""
+    inputs = node.all_input_nodes
+    return {node, *inputs, *(deeper for one in inputs for deeper in one.all_input_nodes)}
+
+
+def _has_effects(node: Node) -> bool:
+    """Whether the node must stay although nobody uses it: inputs, results, writes, and draws of random numbers."""
+    if node.op != "call_function" or not isinstance(node.target, OpOverload):
+        return node.op in ("placeholder", "output")
+    return node.target._schema.is_mutable or torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def _is(node: object, *targets: object) -> bool:
@@ -159,9 +199,31 @@ def _shorter(node: Node, filled: dict[Node, float]) -> Node | None:
         return first.args[0]
     if _is(node, aten.transpose.int) and _is(first, aten.transpose.int) and _swaps(node) == _swaps(first):
         return first.args[0]
-    if _is(node, aten.pow.Tensor_Scalar) and args[1] == 1:
+    if _is(node, aten.pow.Tensor_Scalar) and args[1] == 1 and _like(first, node):
         return first
+    if len(first.users) == 1 and _value(node).dim() and _transposes(node):
+        # (x y)' = y' x': the result comes out in the layout in which it is used, and transpositions cancel.
+        if _is(first, aten.bmm.default):
+            x, y = (_transposed(node, operand, aten.transpose.int, 1, 2) for operand in first.args)
+            return _call(node, aten.bmm.default, y, x)
+        if _is(first, aten.mm.default):
+            x, y = (_transposed(node, operand, aten.t.default) for operand in first.args)
+            return _call(node, aten.mm.default, y, x)
     return _scaled(node, filled) or _summed(node, filled)
+
+
+def _transposes(node: Node) -> bool:
+    """Whether the node swaps the last two axes."""
+    dims = _value(node).dim()
+    if _is(node, aten.t.default):
+        return dims == 2
+    return _is(node, aten.transpose.int) and _swaps(node) == {dims - 1, dims - 2}
+
+
+def _transposed(before: Node, operand: Node, target: object, *axes: int) -> Node:
+    node = _call(before, target, operand, *axes)
+    node.meta["val"] = _value(operand).mT
+    return node
 
 
 def _swaps(node: Node) -> set[int]:
@@ -198,10 +260,11 @@ def _summed(node: Node, filled: dict[Node, float]) -> Node | None:
         return x
     if not minus and filled.get(x) == 0 and _like(y, node):
         return y
-    for x, y in ((x, y),) if minus else ((x, y), (y, x)):
-        factor = _factor(y)
-        if factor is not None and y not in filled and len(y.users) == 1 and _value(x).dtype == _value(y).dtype:
-            return _call(node, node.target, x, y.args[0], alpha=factor)
+    for one, other in ((x, y),) if minus else ((x, y), (y, x)):
+        factor = _factor(other)
+        alone = other not in filled and len(other.users) == 1 and _value(one).dtype == _value(other).dtype
+        if factor is not None and alone:
+            return _call(node, node.target, one, other.args[0], alpha=factor)
     return None
 
 
@@ -218,8 +281,8 @@ def _merged(node: Node) -> Node | None:
             return _call(node, aten.addmm.default, x, *y.args)
         product = y.args[0]
         rows = _value(y).shape[-1:]
-        if y.target in _RESHAPES and _is(product, aten.mm.default) and len(product.users) == 1:
-            if _value(x).shape == rows and _value(product).shape[-1:] == rows:
-                total = _call(node, aten.addmm.default, x, *product.args, like=product)
-                return _call(node, aten.reshape.default, total, list(_value(y).shape))
+        matrix = y.target in _RESHAPES and _is(product, aten.mm.default) and len(product.users) == 1
+        if matrix and _value(x).shape == rows == _value(product).shape[-1:]:
+            total = _call(node, aten.addmm.default, x, *product.args, like=product)
+            return _call(node, aten.reshape.default, total, list(_value(y).shape))
     return None

@@ -66,3 +66,23 @@ def select_tasks(batch: Data, which: int | slice | Tensor) -> Data:
     {'x': tensor(1), 'y': tensor([2, 3])}
     """
     return pytree.tree_map(lambda leaf: leaf[which], batch)
+
+
+def draw_from(batch: Task) -> TaskSampler:
+    """Return a sampler that draws tasks from a fixed collection of them, none twice in a batch.
+
+    Args:
+        batch: all tasks, with a leading task axis on every tensor.
+
+    >>> past = Task(torch.arange(5.0), torch.arange(5.0))
+    >>> draw_from(past)(2, torch.Generator().manual_seed(0)).support.shape
+    torch.Size([2])
+    """
+    total = count_tasks(batch)
+
+    def draw(number: int, generator: torch.Generator) -> Task:
+        if number > total:
+            raise ValueError(f"draw_from: {number} tasks are asked for, of {total}")
+        return Task(*select_tasks(tuple(batch), torch.randperm(total, generator=generator)[:number]))
+
+    return draw
