@@ -21,7 +21,7 @@ TABLE = {
     "scimeta.models": {"torch"},
     "scimeta.calibration": {"scimeta.core", "scimeta.files", "torch", "numpy", "scipy", "pandas", "pint", "tqdm"},
     "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib"},
-    "scimeta.diagnostics": {"scimeta.core", "torch"},
+    "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     "scimeta.analytic": {"torch"},
     "scimeta.files": set(),

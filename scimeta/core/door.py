@@ -166,9 +166,12 @@ class _Watch(TorchDispatchMode):
                 raise ValueError(
                     f"{self.where} uses aten::{name}, whose second derivative is not right here; {instead}"
                 )
-        for argument, value in zip(func._schema.arguments, args, strict=False):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if written and isinstance(value, Tensor) and value.untyped_storage()._cdata in self.inputs:
+        for index, argument in enumerate(func._schema.arguments):
+            if argument.alias_info is None or not argument.alias_info.is_write:
+                continue
+            value = args[index] if index < len(args) else (kwargs or {}).get(argument.name)
+            values = [x for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
+            if any(x.untyped_storage()._cdata in self.inputs for x in values):
                 raise ValueError(
                     f"{self.where} writes in place (aten::{name}) into its parameters or data; "
                     "make a new tensor in place of changing one"

@@ -23,8 +23,10 @@ def split_fast(params: Params, fast: Sequence[str] = ("*",)) -> tuple[Params, Pa
         fast: names or shell patterns ("head.*").
 
     Raises:
-        ValueError: a pattern matches no name.
+        ValueError: there is no pattern, or one matches no name.
     """
+    if not fast:
+        raise ValueError(f"fast names no parameter, so nothing would adapt; there are {', '.join(params)}")
     for pattern in fast:
         if not any(fnmatchcase(name, pattern) for name in params):
             raise ValueError(f"fast pattern {pattern!r} matches no parameter; there are {', '.join(params)}")
@@ -119,7 +121,8 @@ class Adaptation:
         def between(fraction: Tensor) -> Params:
             return {name: value + fraction * (after[name] - value) for name, value in before.items()}
 
-        losses = over_tasks(lambda fraction: self.loss({**held, **between(fraction)}, support))(fractions)  # (8,)
+        # Not one more vmap: torch 2.13's mse_loss mistakes the shapes under two of them.
+        losses = torch.stack([self.loss({**held, **between(fraction)}, support) for fraction in fractions])
         lower = losses < self.loss({**held, **before}, support)
         taken = torch.where(lower, fractions, 0.0).amax()
         # A refused step may lead to infinity: zero times that would be nan.

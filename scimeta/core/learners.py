@@ -289,11 +289,12 @@ def _checked(params: Params) -> Params:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"params[{name!r}] is {kind}; only floating-point tensors can be learned")
-        if not torch.isfinite(value).all():
-            raise ValueError(f"params[{name!r}] has values that are not finite")
     devices = {value.device for value in params.values()}
     if len(devices) > 1:
         raise ValueError(f"params lie on {', '.join(sorted(map(str, devices)))}; move them to one device")
+    for name, value in params.items():
+        if not torch.isfinite(value).all():
+            raise ValueError(f"params[{name!r}] has values that are not finite")
     return {name: value.detach().clone() for name, value in params.items()}
 
 

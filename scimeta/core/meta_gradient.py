@@ -46,6 +46,7 @@ def through_adaptation(
 
     Reference: Finn, Abbeel, Levine, ICML 2017; Antoniou, Edwards, Storkey, ICLR 2019.
     """
+    _check_chunk(chunk_size)
     backwards = adaptation.steps > _UNROLLED if adjoint is None else adjoint
     whole = _adjoint(adaptation, query_loss) if backwards else _unrolled(adaptation, query_loss)
 
@@ -64,6 +65,7 @@ def displacement(adaptation: Adaptation, query_loss: Loss, *, chunk_size: int | 
 
     Reference: Nichol, Achiam, Schulman, On first-order meta-learning algorithms, arXiv:1803.02999 (2018).
     """
+    _check_chunk(chunk_size)
     inner = _Inner(adaptation, query_loss)
 
     def whole(meta: Meta, task: Task) -> tuple[Tensor, Meta]:
@@ -97,11 +99,12 @@ def implicit(
         query_loss: scalar loss of one task.
         strength: of the pull towards the start, as in the rule.
         cg_steps: conjugate-gradient steps. A task whose curvature turns out to be negative keeps what it has by then.
-        tolerance: a task's solve stops where its squared residual falls below this part of its start.
+        tolerance: a task's solve stops where its residual falls below this part of its start.
         chunk_size: tasks held in memory at once.
 
     Reference: Rajeswaran, Finn, Kakade, Levine, NeurIPS 2019.
     """
+    _check_chunk(chunk_size)
     inner = _Inner(adaptation, query_loss)
 
     def curvature(held: Params, moving: Params, support: Data, direction: Params) -> Params:
@@ -138,7 +141,7 @@ def implicit(
         moving = path[-1][0]
         losses, d_held, residual = inner.slope(held, moving, task.query)
         square = _dot(residual, residual)
-        state = (_zeros(residual), residual, residual, square, tolerance * square)
+        state = (_zeros(residual), residual, residual, square, tolerance**2 * square)
         for _ in range(cg_steps):
             state = cg_step(held, moving, task.support, state)
         solution = state[0]
@@ -254,6 +257,11 @@ class _Inner:
             reached = self.step(meta.rule, held, *path[-1], support)
             path = [*path, reached] if keep else [reached]
         return held, path
+
+
+def _check_chunk(chunk_size: int | None) -> None:
+    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
+        raise ValueError(f"chunk_size is a positive integer, or None for all tasks at once; got {chunk_size!r}")
 
 
 def _in_chunks(whole: Callable[[Task], tuple[Tensor, Meta]], task: Task, chunk_size: int | None) -> tuple[Tensor, Meta]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, Literal, get_args
 
@@ -74,12 +74,15 @@ def record(function: Callable[..., Any]) -> Callable[..., Any]:
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in leaves):
             return function(*args)
         key = (how, spec, _autocast(), *map(_signature, leaves))
-        replay = replays.get(key)
+        try:
+            replay = replays.get(key)
+        except TypeError:  # a constant that cannot be a key
+            return function(*args)
         if replay is None:
             replay = replays[key] = function if len(replays) >= _MOST else _replay(function, args, how)
         if replay is function:
             return function(*args)
-        with torch.no_grad():
+        with torch.no_grad(), _without_autocast():  # the casts are in the recording
             return replay([x for x in leaves if isinstance(x, Tensor)])
 
     return run
@@ -97,14 +100,24 @@ def _inside_a_transform() -> bool:
 
 def _signature(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device
-    return leaf
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.is_conj(), leaf.is_neg()
+    return type(leaf), repr(leaf) if isinstance(leaf, float) else leaf  # 0.0 == -0.0
 
 
 def _autocast() -> tuple:
     return tuple(
         (device, torch.get_autocast_dtype(device)) for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)
     )
+
+
+@contextmanager
+def _autocast_off() -> Iterator[None]:
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+def _without_autocast() -> AbstractContextManager[None]:
+    return _autocast_off() if _autocast() else nullcontext()
 
 
 def _replay(function: Callable[..., Any], args: tuple, how: Execution) -> Callable[..., Any]:
@@ -123,11 +136,14 @@ def _replay(function: Callable[..., Any], args: tuple, how: Execution) -> Callab
         return results
 
     name = getattr(function, "__name__", "function")
-    try:
-        # On fake tensors: shapes and types without numbers, so that recording takes no memory and half the time.
-        graph = simplify(make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*tensors))
-    except Exception as error:  # torch raises all kinds here; the eager run gives the true error, or none
-        warnings.warn(f"{name} runs eagerly, since recording it failed: {_first_line(error)}", stacklevel=3)
+    for tracing in ("fake", "real"):  # fake: shapes and types without numbers, in no memory and half the time
+        try:
+            graph = simplify(make_fx(flat, tracing_mode=tracing, _allow_non_fake_inputs=True)(*tensors))
+            break
+        except Exception as error:  # torch raises all kinds here; the eager run gives the true error, or none
+            failure = _first_line(error)
+    else:
+        warnings.warn(f"{name} runs eagerly, since recording it failed: {failure}", stacklevel=3)
         return function
     run = graph.forward
     if how == "compiled":

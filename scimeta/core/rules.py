@@ -99,8 +99,8 @@ def adam(lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
         m = {name: first * m[name] + (1 - first) * grad for name, grad in grads.items()}
         v = {name: second * v[name] + (1 - second) * grad * grad for name, grad in grads.items()}
         m_scale, v_scale = 1 / (1 - first**count), 1 / (1 - second**count)
-        moved = {n: p - lr * (m_scale * m[n]) / (v_scale * v[n] + eps).sqrt() for n, p in params.items()}
-        return moved, (count, m, v)
+        steps = {n: lr * (m_scale * m[n]) / (v_scale * v[n] + eps).sqrt() for n in params}
+        return {n: p - steps[n].to(p.dtype) for n, p in params.items()}, (count, m, v)
 
     return Rule({}, init, update)
 
@@ -193,10 +193,8 @@ def preconditioned(
         else:
             step = learned["diagonal"] * g + learned["left"] @ (learned["right"].mT @ g)
         pieces = step.split([value.numel() for value in params.values()])
-        moved = {
-            n: value - piece.reshape(value.shape) for (n, value), piece in zip(params.items(), pieces, strict=True)
-        }
-        return moved, state
+        steps = {n: piece.reshape(params[n].shape).to(params[n].dtype) for n, piece in zip(params, pieces, strict=True)}
+        return {name: value - steps[name] for name, value in params.items()}, state
 
     return Rule(learned, _stateless, update)
 
@@ -215,7 +213,7 @@ def clipped(rule: Rule, norm: float) -> Rule:
         square = sum((grad * grad).sum() for grad in grads.values())
         # The root is taken of what is at least norm^2, so that it has a derivative where the gradient is zero.
         scale = norm / square.clamp(min=norm * norm).sqrt()
-        return rule.update(learned, {name: scale * grad for name, grad in grads.items()}, state, params)
+        return rule.update(learned, {n: scale.to(grad.dtype) * grad for n, grad in grads.items()}, state, params)
 
     return rule._replace(update=update)
 
@@ -241,8 +239,9 @@ def proximal(rule: Rule, strength: float) -> Rule:
 
 
 def _zero(params: Params) -> Tensor:
-    """Return a count of zero, in the parameters' own type so that it can be differentiated past."""
-    return next(iter(params.values())).new_zeros(())
+    """Return a count of zero, in a floating type so that it can be differentiated past, with room to count in."""
+    some = next(iter(params.values()))
+    return some.new_zeros((), dtype=torch.promote_types(some.dtype, torch.float32))
 
 
 def _flatten(params: Params) -> Tensor:

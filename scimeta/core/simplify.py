@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -39,7 +40,10 @@ def simplify(recording: GraphModule) -> GraphModule:
     go, and a product with its sum becomes one call. What is written to in place, and what reads it, stays as it is.
     """
     graph = recording.graph
-    written = _written(graph)
+    (returned,) = (node for node in graph.nodes if node.op == "output")
+    before = _owners(graph)
+    apart = [before.get(node, frozenset()) for node in _results(returned)]
+    written = _written(graph, before)
     for _ in range(_ROUNDS):
         filled: dict[Node, float] = {}
         seen: dict[tuple, Node] = {}
@@ -59,6 +63,7 @@ def simplify(recording: GraphModule) -> GraphModule:
             node.replace_all_uses_with(new)
             graph.erase_node(node)
     graph.eliminate_dead_code(_has_effects)
+    _keep_apart(graph, returned, apart)
     for node in graph.nodes:
         if node.op == "call_function":
             node.target = _quickest(node.target)
@@ -84,23 +89,56 @@ def _computes(node: object) -> bool:
     return isinstance(node, Node) and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
 
 
-def _written(graph: Graph) -> set[Node]:
-    """Return the nodes that share, or may share, their memory with one that is written to in place."""
-    owner: dict[Node, Node] = {}  # node -> the node whose memory it looks at
-    changed = set()
+def _arguments(node: Node) -> Iterator[tuple[Any, list[Node]]]:
+    """Yield each argument of an operation's schema with the nodes that are given for it."""
+    for index, argument in enumerate(node.target._schema.arguments):
+        value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
+        yield argument, [x for x in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(x, Node)]
+
+
+def _owners(graph: Graph) -> dict[Node, frozenset[Node]]:
+    """Return, for every node, those whose memory it looks at, or may look at."""
+    owners: dict[Node, frozenset[Node]] = {}
     for node in graph.nodes:
-        owner[node] = node
-        if node.op != "call_function" or not isinstance(node.target, OpOverload):
-            continue
-        schema = node.target._schema
-        for argument, value in zip(schema.arguments, node.args, strict=False):
-            if not isinstance(value, Node):
-                continue
-            if argument.alias_info is not None or node.target in _RESHAPES:
-                owner[node] = owner[value]
-            if argument.alias_info is not None and argument.alias_info.is_write:
-                changed.add(owner[value])
-    return {node for node in graph.nodes if owner[node] in changed}
+        looks_at: list[Node] = []
+        if node.op == "call_function" and node.target is operator.getitem:
+            looks_at = [node.args[0]]
+        elif node.op == "call_function" and isinstance(node.target, OpOverload):
+            for argument, values in _arguments(node):
+                if argument.alias_info is not None or node.target in _RESHAPES:
+                    looks_at += values
+        owners[node] = frozenset().union(*(owners[value] for value in looks_at)) or frozenset([node])
+    return owners
+
+
+def _written(graph: Graph, owners: dict[Node, frozenset[Node]]) -> set[Node]:
+    """Return the nodes that share, or may share, their memory with one that is written to in place."""
+    changed: set[Node] = set()
+    for node in graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, OpOverload):
+            for argument, values in _arguments(node):
+                if argument.alias_info is not None and argument.alias_info.is_write:
+                    changed = changed.union(*(owners[value] for value in values))
+    return {node for node in graph.nodes if owners[node] & changed}
+
+
+def _results(returned: Node) -> list[Any]:
+    value = returned.args[0]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _keep_apart(graph: Graph, returned: Node, before: list[frozenset[Node]]) -> None:
+    """Copy the results that have come to share memory with an input or with each other, and did not before."""
+    owners, results = _owners(graph), _results(returned)
+    for index, node in enumerate(results):
+        if not before[index]:
+            continue  # a constant
+        inputs = {owner for owner in owners[node] if owner.op != "call_function"} - before[index]
+        earlier = [results[other] for other in range(index) if before[other] and not before[other] & before[index]]
+        if inputs or any(owners[node] & owners[other] for other in earlier):
+            results[index] = _call(returned, aten.clone.default, node, like=node)
+            owners[results[index]] = frozenset([results[index]])
+    returned.args = (results if isinstance(returned.args[0], (list, tuple)) else results[0],)
 
 
 def _near(node: Node) -> set[Node]:
@@ -145,7 +183,7 @@ def _filled_with(node: Node, filled: dict[Node, float]) -> float | None:
     if _is(node, aten.zeros_like.default, aten.zeros.default, aten.new_zeros.default):
         return 0.0
     if _is(node, aten.full.default, aten.full_like.default):
-        return args[1] if isinstance(args[1], (int, float)) else None
+        return args[1] if _held(args[1], node) else None
     if _is(node, aten.pow.Tensor_Scalar) and args[1] == 0:
         return 1.0
     number = filled.get(args[0]) if args and isinstance(args[0], Node) else None
@@ -153,11 +191,10 @@ def _filled_with(node: Node, filled: dict[Node, float]) -> float | None:
         return None
     if node.target in _REARRANGED:
         return number
-    if node.target in _TIMES:
-        return number * args[1]
-    if node.target in _OVER and not node.kwargs:
-        return number / args[1]
-    return -number if _is(node, aten.neg.default) else None
+    if _is(node, aten.neg.default):
+        return -number
+    factor = _factor(node)
+    return number * factor if factor is not None and _held(number * factor, node) else None
 
 
 def _repeats(node: Node, seen: dict[tuple, Node]) -> Node | None:
@@ -176,11 +213,19 @@ def _factor(node: object) -> float | None:
     if _is(node, aten.neg.default):
         return -1.0
     number = node.args[1] if len(node.args) > 1 else None
-    if not isinstance(number, (int, float)):
+    if not _held(number, node) or not number:
         return None
     if node.target in _TIMES:
         return float(number)
-    return 1.0 / number if node.target in _OVER and number else None
+    return 1.0 / number if node.target in _OVER and _held(1.0 / number, node) else None
+
+
+def _held(number: object, node: Node) -> bool:
+    """Whether it is a number that the node's type holds without overflow or underflow, with room for a factor."""
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        return False
+    limits = torch.finfo(_value(node).dtype)
+    return number == 0 or limits.tiny**0.5 < abs(number) < limits.max**0.5
 
 
 def _shorter(node: Node, filled: dict[Node, float]) -> Node | None:
@@ -244,6 +289,8 @@ def _scaled(node: Node, filled: dict[Node, float]) -> Node | None:
         return node.args[0]
     inner = node.args[0]
     inside = _factor(inner)
+    if inside is not None and not _held(factor * inside, node):
+        return None
     # A negation is free to fold; a longer chain only where nobody else needs its middle.
     if inside is not None and inner not in filled and (len(inner.users) == 1 or inside == -1):
         return _call(node, aten.mul.Scalar, inner.args[0], factor * inside)

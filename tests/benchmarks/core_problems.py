@@ -43,7 +43,7 @@ class Problem(NamedTuple):
     query: tuple[ndarray, ndarray]
 
 
-def sine(tasks: int, steps: int, dtype: type[np.floating] = np.float32, seed: int = 0) -> Problem:
+def sine(tasks: int, steps: int, dtype: type[np.floating] = np.float32, seed: int = 0, width: int = WIDTH) -> Problem:
     """Return sinusoids of amplitude U(.1, 5) and phase U(0, pi) at 10 + 10 points of U(-5, 5), x and y (tasks, 10, 1).
 
     The start is He's for inputs of mean square 25/3; for a mean square of 1 the inner steps would diverge at rate .01.
@@ -54,7 +54,7 @@ def sine(tasks: int, steps: int, dtype: type[np.floating] = np.float32, seed: in
     amplitude, phase = rng.uniform(0.1, 5, (tasks, 1, 1)), rng.uniform(0, np.pi, (tasks, 1, 1))
     x = rng.uniform(-5, 5, (tasks, 2 * POINTS, 1))
     y = amplitude * np.sin(x + phase)
-    sizes = (1, WIDTH, WIDTH, 1)
+    sizes = (1, width, width, 1)
     params = {}
     for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
         params[f"{2 * layer}.weight"] = he(rng, (outputs, inputs), inputs if layer else 25 / 3)
