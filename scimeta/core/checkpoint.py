@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,8 @@ def write_state(path: str | Path, state: Any) -> Path:
     """
     tensors: dict[str, Tensor] = {}
     outline = json.dumps(_outline(state, "state", tensors))
-    return write_atomically(
-        path, lambda temporary: save_file(tensors, temporary, {"format": _FORMAT, "outline": outline})
-    )
+    facts = {"format": _FORMAT, "outline": outline, "sha256": _digest(outline, tensors)}
+    return write_atomically(path, lambda temporary: save_file(tensors, temporary, facts))
 
 
 def read_state(path: str | Path) -> Any:
@@ -39,19 +39,25 @@ def read_state(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, or no checkpoint of this kind.
+        IsADirectoryError: it is a folder.
+        ValueError: the file is truncated or damaged, or no checkpoint of this kind.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a checkpoint")
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
-            if facts.get("format") != _FORMAT:
-                raise ValueError(f"{path} is a safetensors file, but no scimeta checkpoint")
-            return _filled(json.loads(facts["outline"]), file.get_tensor)
-    except (SafetensorError, json.JSONDecodeError, KeyError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is truncated or no checkpoint: {error}") from error
+    if facts.get("format") != _FORMAT:
+        raise ValueError(f"{path} is a safetensors file, but no scimeta checkpoint of this version")
+    if facts.get("sha256") != _digest(facts.get("outline", ""), tensors):
+        raise ValueError(f"{path} is damaged: its content does not have the checksum that was written with it")
+    return _filled(json.loads(facts["outline"]), tensors.__getitem__)
 
 
 def save_meta(learner: MetaLearner, path: str | Path) -> Path:
@@ -70,7 +76,7 @@ def load_meta(learner: MetaLearner, path: str | Path) -> MetaLearner:
         FileNotFoundError, ValueError: as :func:`read_state`, or the file belongs to another model.
     """
     state = read_state(path)
-    if not isinstance(state, dict) or "best" not in state or "learner" not in state:
+    if not has_parts(state, "best", "learner"):
         raise ValueError(f"{path} holds no meta-learner")
     compare(describe(learner), state["learner"], path)
     return learner._replace(meta=place(state["best"], learner.meta))
@@ -85,6 +91,11 @@ def describe(learner: MetaLearner) -> dict[str, Any]:
     }
     inner = {"inner steps": learner.adapt.steps, "fast": list(learner.adapt.fast)}
     return {"algorithm": learner.name, **inner, **shapes}
+
+
+def has_parts(state: Any, *names: str) -> bool:
+    """Whether a state is a dictionary with these names, each a dictionary itself."""
+    return isinstance(state, dict) and all(isinstance(state.get(name), dict) for name in names)
 
 
 def compare(now: dict[str, Any], then: dict[str, Any], path: str | Path) -> None:
@@ -109,6 +120,15 @@ def place(parts: dict[str, dict[str, Tensor]], like: Meta) -> Meta:
             for part in Meta._fields
         )
     )
+
+
+def _digest(outline: str, tensors: dict[str, Tensor]) -> str:
+    """Return a checksum of everything in a checkpoint."""
+    total = hashlib.sha256(outline.encode())
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def _outline(nest: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -82,4 +82,8 @@ def find_device(device: str | torch.device | None, like: torch.device) -> torch.
         if index >= count:
             raise ValueError(f"device {str(found)!r} is asked for, but torch sees {count} CUDA devices; pass 'cpu'")
         return torch.device("cuda", index)
+    try:
+        torch.empty(0, device=found).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device {str(found)!r} is asked for, but it cannot compute here; pass 'cpu'") from error
     return found

@@ -142,9 +142,11 @@ def _keep_apart(graph: Graph, returned: Node, before: list[frozenset[Node]]) -> 
 
 
 def _near(node: Node) -> set[Node]:
-    """Return the node, what it reads and what that reads: all that a rewriting looks at."""
-    inputs = node.all_input_nodes
-    return {node, *inputs, *(deeper for one in inputs for deeper in one.all_input_nodes)}
+    """Return the node, what it reads, and so on: all that a rewriting looks at."""
+    near = {node}
+    for _ in range(3):  # a sum, a reshape, a product and its factors
+        near |= {one for reader in near for one in reader.all_input_nodes}
+    return near
 
 
 def _has_effects(node: Node) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from scimeta.core.checkpoint import (
     compare,
     describe,
+    has_parts,
     place,
     random_state,
     read_state,
@@ -104,18 +106,21 @@ def meta_train(
     3
     """
     _check_numbers(steps, tasks_per_step, validation_tasks, validate_every, checkpoint_every)
+    _check_choices(clip_norm, precision, checkpoint, generator)
     device = find_device(device, next(iter(learner.meta.init.values())).device)
     ranks = join(device)
     if tasks_per_step % ranks.size:
         raise ValueError(f"meta_train: {tasks_per_step} tasks cannot be shared evenly by {ranks.size} processes")
     learner = learner._replace(meta=_to(learner.meta, device))
+    run = _Run(learner, optimizer, lr, scheduler, learn)
     _try_one(learner, tasks, tasks_per_step, device, generator)
     judge = _validator(learner, validation, validation_tasks, device, generator)
-    run = _Run(learner, optimizer, lr, scheduler, learn)
     settings = {
         **describe(learner),
         "tasks_per_step": tasks_per_step,
+        "validation_tasks": None if validation is None else validation_tasks,
         "optimizer": type(run.optimizer).__name__,
+        "scheduler": None if run.scheduler is None else type(run.scheduler).__name__,
         "lr": lr,
         "clip_norm": clip_norm,
         "learn": list(learn),
@@ -158,7 +163,11 @@ class _Run:
     unseen: list[Tensor] = field(default_factory=list)  # losses since the last look, still on the device
 
     def __post_init__(self) -> None:
-        self.meta = pytree.tree_map(lambda leaf: leaf.detach().clone(), self.learner.meta)
+        self.meta = pytree.tree_map(
+            lambda leaf: leaf.detach().clone(memory_format=torch.contiguous_format), self.learner.meta
+        )
+        if isinstance(self.learn, str):
+            raise TypeError(f"meta_train: learn is a sequence of patterns, such as ({self.learn!r},)")
         self.best, self.best_step = self._copy(), 0
         names = [f"{part}.{name}" for part in Meta._fields for name in getattr(self.meta, part)]
         for pattern in self.learn:
@@ -174,6 +183,12 @@ class _Run:
             raise ValueError(f"meta_train: learn={tuple(self.learn)} leaves nothing to learn among {', '.join(names)}")
         self.optimizer = _optimizer(self.make_optimizer, self._leaves(), self.lr)
         self.scheduler = self.make_scheduler(self.optimizer) if self.make_scheduler else None
+        for kind in (self.optimizer, self.scheduler):
+            if kind is not None and _needs_argument(type(kind).step):
+                raise ValueError(
+                    f"meta_train: {type(kind).__name__}.step() needs an argument that an outer loop does not have; "
+                    "choose one that steps by the gradient, or by the count, alone"
+                )
 
     def _leaves(self) -> list[Tensor]:
         return [getattr(self.meta, part)[name] for part, name in self.learned]
@@ -205,22 +220,33 @@ class _Run:
         if len(bad):
             row, task = bad[0].tolist()
             step, value = self.step - len(seen) + row + 1, float(seen[row, task])
-            kept = "" if checkpoint is None else f" The checkpoint {checkpoint} still holds the last state written."
-            error = FloatingPointError(
-                f"meta_train: at step {step} the query loss of task {task} (of {seen.shape[1]}) is {value:.3g}; "
-                f"lower the outer lr ({self.lr:g}) or the inner step size, or set clip_norm.{kept}"
-            )
-            error.trained = self.result()
-            raise error
+            self.stop(f"at step {step} the query loss of task {task} (of {seen.shape[1]}) is {value:.3g}", checkpoint)
+        for part, name in self.learned:
+            if not torch.isfinite(getattr(self.meta, part)[name]).all():
+                since = self.step - len(seen) + 1
+                self.stop(
+                    f"after step {self.step} {part}.{name} is not finite, although the query losses are: "
+                    f"a meta-gradient since step {since} was not",
+                    checkpoint,
+                )
         self.losses += seen.mean(1).tolist()
         self.unseen.clear()
         if not self.validations:
             self.best, self.best_step = self._copy(), self.step
 
+    def stop(self, what: str, checkpoint: str | Path | None) -> NoReturn:
+        """Raise what went wrong, with the last sound state."""
+        kept = "" if checkpoint is None else f" The checkpoint {checkpoint} still holds the last state written."
+        error = FloatingPointError(
+            f"meta_train: {what}; lower the outer lr ({self.lr:g}) or the inner step size, or set clip_norm.{kept}"
+        )
+        error.trained = self.result()
+        raise error
+
     def validate(self, judge: Callable[[Meta], Tensor]) -> None:
         """Judge the present state, and keep it if it is the best so far."""
         loss = float(judge(self.meta))
-        if loss < min(self.validations.values(), default=float("inf")):
+        if loss < min((v for v in self.validations.values() if not math.isnan(v)), default=math.inf):
             self.best, self.best_step = self._copy(), self.step
         self.validations[self.step] = loss
 
@@ -248,7 +274,7 @@ class _Run:
 
     def resume(self, path: str | Path, settings: dict[str, Any], generator: torch.Generator, device: Any) -> None:
         state = read_state(path)
-        if not isinstance(state, dict) or "settings" not in state:
+        if not has_parts(state, "settings", "meta", "optimizer", "random"):
             raise ValueError(f"{path} holds no run of meta_train to go on from; name another checkpoint file")
         compare(settings, state["settings"], path)
         stored = place(state["meta"], self.meta)
@@ -266,8 +292,18 @@ class _Run:
 def _optimizer(make: Callable[..., Optimizer], leaves: list[Tensor], lr: float) -> Optimizer:
     """Return the optimiser over the leaves, in its fused form where it has one that nobody has decided on."""
     known = inspect.signature(make).parameters
-    undecided = all(name in known and known[name].default is None for name in ("fused", "foreach"))
-    return make(leaves, lr=lr, fused=True) if undecided else make(leaves, lr=lr)
+    if all(name in known and known[name].default is None for name in ("fused", "foreach")):
+        try:
+            return make(leaves, lr=lr, fused=True)
+        except RuntimeError:  # another of its options does not go with fused
+            pass
+    return make(leaves, lr=lr)
+
+
+def _needs_argument(step: Callable[..., Any]) -> bool:
+    """Whether a method needs more than self."""
+    _, *others = inspect.signature(step).parameters.values()
+    return any(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in others)
 
 
 def _check_numbers(*numbers: int) -> None:
@@ -277,6 +313,21 @@ def _check_numbers(*numbers: int) -> None:
             raise ValueError(f"meta_train: {name} is a positive integer; got {number!r}")
 
 
+def _check_choices(clip_norm: Any, precision: Any, checkpoint: str | Path | None, generator: Any) -> None:
+    if not isinstance(generator, torch.Generator) or generator.device.type != "cpu":
+        raise TypeError(f"meta_train: generator is a torch.Generator on the CPU; got {generator!r}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"meta_train: clip_norm is a positive number, or None; got {clip_norm!r}")
+    if precision not in (None, torch.bfloat16, torch.float16):
+        raise ValueError(f"meta_train: precision is torch.bfloat16, torch.float16 or None; got {precision!r}")
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        raise IsADirectoryError(f"meta_train: the checkpoint {checkpoint} is a folder; name a file in it")
+    if checkpoint is not None and not Path(checkpoint).parent.is_dir():
+        raise FileNotFoundError(
+            f"meta_train: cannot write {checkpoint}: the folder {Path(checkpoint).parent} does not exist"
+        )
+
+
 def _try_one(
     learner: MetaLearner, tasks: TaskSampler, number: int, device: torch.device, generator: torch.Generator
 ) -> None:
@@ -284,10 +335,12 @@ def _try_one(
     if not callable(tasks):
         raise TypeError(f"meta_train: tasks is a sampler (number, generator) -> Task; got {type(tasks).__name__}")
     before = random_state(generator, device)
-    batch = check_batch(learner, _to(tasks(number, generator), device))
-    if count_tasks(batch) != number:
-        raise ValueError(f"meta_train: the sampler was asked for {number} tasks and returned {count_tasks(batch)}")
-    restore_random_state(before, generator, device)
+    try:
+        batch = check_batch(learner, _to(tasks(number, generator), device))
+        if count_tasks(batch) != number:
+            raise ValueError(f"meta_train: the sampler was asked for {number} tasks and returned {count_tasks(batch)}")
+    finally:
+        restore_random_state(before, generator, device)
 
 
 def _validator(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _CHUNK = 256  # tasks evaluated at once
+_SEED = 7_919_314_159
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Trained:
             steps: inner steps; None for as many as trained.
         """
         with torch.no_grad():
-            return {n: p.detach() for n, p in self.learner.adapt(self.meta, support, steps).items()}
+            return {n: p.detach().clone() for n, p in self.learner.adapt(self.meta, support, steps).items()}
 
     def save(self, path: str | Path) -> Path:
         """Return ``path`` after the learned parameters have been written to it; ``load_meta`` reads them."""
@@ -62,8 +63,11 @@ class Trained:
 
     def __str__(self) -> str:
         late = self.history["loss"].tail(max(1, len(self.history) // 20))
+        title = f"{self.learner.name}, {self.learner.adapt.steps} inner steps, after {len(self.history)} outer steps"
+        if self.history.empty:
+            return title
         lines = [
-            f"{self.learner.name}, {self.learner.adapt.steps} inner steps, after {len(self.history)} outer steps",
+            title,
             f"  query loss, first step       {self.history['loss'].iloc[0]:.4g}",
             f"  query loss, mean of last {len(late):<4} {late.mean():.4g}",
         ]
@@ -113,7 +117,10 @@ class Evaluation:
     @property
     def margin(self) -> Tensor:
         """(steps + 1,) half width of the 95 % interval of the mean, 1.96 standard errors."""
-        return 1.96 * self.losses.std(1) / math.sqrt(self.losses.shape[1])
+        tasks = self.losses.shape[1]
+        if tasks < 2:
+            return torch.full_like(self.mean, torch.nan)
+        return 1.96 * self.losses.std(1) / math.sqrt(tasks)
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with columns step, mean, margin, median."""
@@ -157,14 +164,16 @@ def evaluate(
         n: tasks to draw from the sampler.
         steps: inner steps; None for as many as trained.
         metric: of one task's adapted parameters and query, in place of the query loss (an error rate, an RMSE).
-        generator: for the sampler; None for one seeded with 0.
+        generator: for the sampler; None for one with a seed of its own, so that no training batch comes again.
 
     Raises:
         TypeError, ValueError: what the door finds wrong with the tasks.
     """
     learner = learner.learner if isinstance(learner, Trained) else learner
-    if not isinstance(tasks, tuple):
-        tasks = tasks(n, generator if generator is not None else torch.Generator().manual_seed(0))
+    if callable(tasks):
+        tasks = tasks(n, generator if generator is not None else torch.Generator().manual_seed(_SEED))
+    elif not isinstance(tasks, tuple):
+        raise TypeError(f"evaluate: tasks is a sampler or a Task; got {type(tasks).__name__}")
     batch = check_batch(learner, _moved(tasks, learner.meta), "evaluate")
     losses = path_losses(learner, metric or learner.query_loss, steps)
     parts = [
