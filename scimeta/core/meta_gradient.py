@@ -108,10 +108,12 @@ def implicit(
     inner = _Inner(adaptation, query_loss)
 
     def curvature(held: Params, moving: Params, support: Data, direction: Params) -> Params:
-        def slope(fast: Params) -> Params:
-            return torch.func.grad(lambda fast: adaptation.loss({**held, **fast}, support))(fast)
+        # Backwards twice: where a loss holds views, forward mode cannot be recorded.
+        def slope_along(fast: Params) -> Tensor:
+            grads = torch.func.grad(lambda fast: adaptation.loss({**held, **fast}, support))(fast)
+            return sum((grads[name] * value).sum() for name, value in direction.items())
 
-        bent = torch.func.jvp(slope, (moving,), (direction,))[1]
+        bent = torch.func.grad(slope_along)(moving)
         return {name: value + strength * direction[name] for name, value in bent.items()}
 
     @record

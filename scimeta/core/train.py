@@ -200,7 +200,7 @@ class _Run:
         """Take one outer step."""
         leaves = self._leaves()
         for leaf, (part, name) in zip(leaves, self.learned, strict=True):
-            leaf.grad = getattr(gradient, part)[name].to(leaf.dtype)
+            leaf.grad = getattr(gradient, part)[name].to(leaf.dtype).contiguous()  # fused ones walk through memory
         if clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(leaves, clip_norm)
         self.optimizer.step()

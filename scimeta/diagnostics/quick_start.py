@@ -107,7 +107,6 @@ class QuickStartErrors:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Return axes with bias, variance and error over the inner steps, a colour for each number of shots."""
         import matplotlib.pyplot as plt
-        from matplotlib.lines import Line2D
 
         ax = ax if ax is not None else plt.subplots(figsize=(6, 4), layout="constrained")[1]
         table, best = self.to_frame(), self.best.set_index("shots")
@@ -121,7 +120,7 @@ class QuickStartErrors:
             ax.plot(best.loc[shots, "steps"], best.loc[shots, "error"], "o", color=color, ms=6, label=label)
         ax.set(xlabel="inner steps", ylabel=self.quantity, title=self.name)
         ax.locator_params(axis="x", integer=True)
-        handles = [Line2D([], [], color="0.3", ls=style, label=part) for part, style in styles.items()]
+        handles = [plt.Line2D([], [], color="0.3", ls=style, label=part) for part, style in styles.items()]
         ax.legend(handles=[*ax.get_legend_handles_labels()[0], *handles], frameon=False, fontsize="small", ncols=2)
         return ax
 

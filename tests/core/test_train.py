@@ -227,6 +227,22 @@ def test_the_layout_of_a_parameter_in_memory_changes_nothing() -> None:
     close(row.meta, column.meta)
 
 
+def test_the_layout_of_a_gradient_in_memory_changes_nothing() -> None:
+    def loss(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
+        return ((data[0][:5] @ params["w"] - data[1][:3]) ** 2).mean()
+
+    def across(meta: Meta, task: Task, step: int) -> tuple[Tensor, Meta]:
+        losses, gradient = learner.meta_gradient(meta, task, step)
+        return losses, Meta({"w": gradient.init["w"].T.contiguous().T}, {})  # the same numbers, column after column
+
+    learner = maml(loss, {"w": normal(5, 3, seed=3)}, lr=0.1)
+    row, column = (
+        meta_train(each, waves, steps=20, tasks_per_step=4, generator=seeded())
+        for each in (learner, learner._replace(meta_gradient=across))
+    )
+    close(row.meta, column.meta)
+
+
 @pytest.mark.parametrize(
     "make",
     [
