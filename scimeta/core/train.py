@@ -32,7 +32,7 @@ from scimeta.core.checkpoint import (
 from scimeta.core.distributed import find_device, join
 from scimeta.core.door import check_batch
 from scimeta.core.learners import MetaLearner
-from scimeta.core.recording import execution
+from scimeta.core.recording import execution, record
 from scimeta.core.rules import Meta
 from scimeta.core.tasks import Task, TaskSampler, count_tasks
 from scimeta.core.trained import Trained, path_losses
@@ -356,7 +356,7 @@ def _validator(
     if callable(validation):
         validation = validation(number, torch.Generator().manual_seed(generator.initial_seed() + 1))
     batch = check_batch(learner, _to(validation, device), "meta_train, validation")
-    losses = path_losses(learner, learner.query_loss)
+    losses = record(path_losses(learner, learner.query_loss))
     return lambda meta: losses(meta, batch)[-1].mean()
 
 

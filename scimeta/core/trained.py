@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 from scimeta.core.checkpoint import save_meta
 from scimeta.core.door import check_batch
 from scimeta.core.learners import MetaLearner
-from scimeta.core.recording import record
 from scimeta.core.rules import Meta
 from scimeta.core.tasks import Data, Loss, Params, Task, TaskSampler, count_tasks, over_tasks, select_tasks
 
@@ -176,7 +175,7 @@ def evaluate(
         raise TypeError(f"evaluate: tasks is a sampler or a Task; got {type(tasks).__name__}")
     batch = check_batch(learner, _moved(tasks, learner.meta), "evaluate")
     losses = path_losses(learner, metric or learner.query_loss, steps)
-    parts = [
+    parts = [  # not recorded: for one look, many steps are sooner run than written down
         losses(learner.meta, select_tasks(batch, slice(first, first + _CHUNK)))
         for first in range(0, count_tasks(batch), _CHUNK)
     ]
@@ -184,7 +183,7 @@ def evaluate(
 
 
 def path_losses(learner: MetaLearner, metric: Loss, steps: int | None = None) -> Callable[[Meta, Task], Tensor]:
-    """Return (meta, batch of tasks) -> (steps + 1, tasks) metric of the queries, recorded."""
+    """Return (meta, batch of tasks) -> (steps + 1, tasks) metric of the queries."""
 
     def of_one(meta: Meta, support: Data, query: Data) -> Tensor:
         return torch.stack([metric(params, query) for params in learner.adapt.path(meta, support, steps)])
@@ -192,7 +191,7 @@ def path_losses(learner: MetaLearner, metric: Loss, steps: int | None = None) ->
     def of_batch(meta: Meta, task: Task) -> Tensor:
         return over_tasks(of_one, (None, 0, 0))(meta, task.support, task.query).mT
 
-    return record(of_batch)
+    return of_batch
 
 
 def _moved(batch: Task, meta: Meta) -> Task:

@@ -1,4 +1,8 @@
-"""How well the learners do on sinusoids: mean squared error of 600 new tasks after 1, 5 and 10 inner steps."""
+"""How well the learners do on sinusoids: mean squared error of 600 new tasks after 1, 5 and 10 inner steps.
+
+MLP 1-40-40-1, ReLU, He start; one inner step of rate .01 in training, with as many support points as shots and 100
+query points; outer Adam from 1e-3 down to 0 along a cosine.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,8 @@ from scimeta.models import networks
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
 STEPS = 200 if SMOKE else 70_000
-TASKS = 25
-JUDGED = 20 if SMOKE else 600  # tasks, of 100 query points
+TASKS, QUERIES = 25, 100  # of an outer step; query points of a task, in training and in judging
+JUDGED = 20 if SMOKE else 600  # tasks
 ASKED = {
     ("MAML", 5): (0.548, 0.390, 0.326),
     ("MAML", 10): (0.342, 0.139, 0.111),
@@ -57,14 +61,14 @@ def main() -> None:
         start = time.process_time()
         trained = meta_train(
             MAKERS[name](loss, params, lr=0.01),
-            sinusoids(shots, shots),
+            sinusoids(shots, QUERIES),
             steps=STEPS,
             tasks_per_step=TASKS,
             scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS),
             generator=torch.Generator().manual_seed(1),
         )
         spent = time.process_time() - start
-        errors = evaluate(trained, sinusoids(shots, 100), n=JUDGED, steps=10).mean
+        errors = evaluate(trained, sinusoids(shots, QUERIES), n=JUDGED, steps=10).mean
         cells = [f"{errors[k]:.3f}" + (f" ({a})" if a else "") for k, a in zip((1, 5, 10), asked, strict=True)]
         print(f"    {name:<9} {shots:>2} shots {errors[0]:>8.3f} " + " ".join(f"{c:>15}" for c in cells), end="")
         print(f" {spent:>7.0f}", flush=True)
