@@ -19,6 +19,7 @@ from scimeta.core.simplify import simplify
 Execution = Literal["eager", "recorded", "compiled"]
 
 _execution: ContextVar[Execution] = ContextVar("execution", default="recorded")
+_SMALL = 1000  # operations up to which calls from Python weigh enough to compile the calls, too
 _MOST = 16  # recordings of one function; a function that meets more shapes runs eagerly from then on
 
 
@@ -155,7 +156,8 @@ def _compiled(graph: torch.fx.GraphModule, tensors: list[Tensor], name: str) -> 
     """Return the graph compiled by Inductor, or None after a warning that says why not."""
     try:
         with torch.no_grad():
-            run = torch._inductor.compile(graph, tensors)
+            small = len(graph.graph.nodes) < _SMALL and all(tensor.device.type == "cpu" for tensor in tensors)
+            run = torch._inductor.compile(graph, tensors, options={"cpp_wrapper": small})
             run(*tensors)  # a missing C++ compiler or a kernel that does not build shows here
         return run
     except Exception as error:  # whatever the compiler meets, the recording still runs

@@ -1,7 +1,8 @@
 """How well the learners do on sinusoids: mean squared error of 600 new tasks after 1, 5 and 10 inner steps.
 
-MLP 1-40-40-1, ReLU, He start; one inner step of rate .01 in training, with as many support points as shots and 100
-query points; outer Adam from 1e-3 down to 0 along a cosine.
+MLP 1-40-40-1, ReLU, He start; one inner step of rate .01 in training, with as many support and query points as shots;
+outer Adam at 1e-3 throughout. The means after 5 and 10 steps are those of a few waves on which steps of .01 overshoot:
+they move by tens of per cent between seeds and from one outer step to the next.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from scimeta.models import networks
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
 STEPS = 200 if SMOKE else 70_000
-TASKS, QUERIES = 25, 100  # of an outer step; query points of a task, in training and in judging
+TASKS, QUERIES = 25, 100  # of an outer step; query points that judge
 JUDGED = 20 if SMOKE else 600  # tasks
 ASKED = {
     ("MAML", 5): (0.548, 0.390, 0.326),
@@ -61,10 +61,9 @@ def main() -> None:
         start = time.process_time()
         trained = meta_train(
             MAKERS[name](loss, params, lr=0.01),
-            sinusoids(shots, QUERIES),
+            sinusoids(shots, shots),
             steps=STEPS,
             tasks_per_step=TASKS,
-            scheduler=partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS),
             generator=torch.Generator().manual_seed(1),
         )
         spent = time.process_time() - start

@@ -602,7 +602,7 @@ class TestFallback:
             record(wrong)(normal(2))
 
     def test_a_compiler_that_fails_leaves_the_recording(self, monkeypatch):
-        def broken(*_: Any) -> None:
+        def broken(*_: Any, **__: Any) -> None:
             raise OSError("no C++ compiler\nand more")
 
         monkeypatch.setattr(torch._inductor, "compile", broken)
