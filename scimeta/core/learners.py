@@ -52,7 +52,9 @@ def maml(
     """Return model-agnostic meta-learning: the start is learned by the derivative through the inner loop.
 
     Args:
-        loss: scalar loss of one task, (params, data) -> ().
+        loss: scalar loss of one task, (params, data) -> (): a pure function. Its operations are recorded at the first
+            call and replayed, with whatever it closes over as it was then; ``scimeta.core.recording.execution`` changes
+            that.
         params: name -> tensor, the starting point.
         lr: inner step size.
         steps: inner steps.
