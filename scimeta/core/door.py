@@ -21,9 +21,11 @@ _REFUSED = {
     "native_layer_norm": f"LayerNorm: {_OWN}",
     "native_group_norm": f"GroupNorm: {_OWN}",
     "batch_norm": f"BatchNorm or InstanceNorm: {_OWN}",
+    "_weight_norm": f"weight_norm: {_OWN}",
     "rms_norm": f"RMSNorm: {_OWN}",
     "scaled_dot_product": f"fused attention: {_OWN}",
 }
+_PADDED = "Tasks of unequal size are padded to one size and the padding is weighted with zero in the loss"
 _RECURRENT = {"gru", "lstm", "rnn_tanh", "rnn_relu", "gru_cell", "lstm_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 
 
@@ -58,6 +60,7 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
             f"{where}: neither loss has a gradient by {_listed(dead)}; leave them out of params, "
             "or find where the loss detaches them"
         )
+    _check_rule(learner, where)
     try:
         with execution("eager"):
             learner.meta_gradient(learner.meta, select_tasks(batch, slice(0, 1)), 0)
@@ -66,6 +69,18 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
             f"{where}: the loss works on one task, but not under torch.func.vmap and grad: {_first_line(error)}"
         ) from error
     return batch
+
+
+def _check_rule(learner: MetaLearner, where: str) -> None:
+    """Raise unless the inner rule takes the fast parameters."""
+    fast, rule = split_fast(learner.meta.init, learner.adapt.fast)[0], learner.adapt.rule
+    try:
+        rule.update(learner.meta.rule, {n: torch.zeros_like(p) for n, p in fast.items()}, rule.init(fast), fast)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{where}: the inner rule does not fit the fast parameters {_listed(list(fast))}; make it for these "
+            f"({type(error).__name__}: {_first_line(error)})"
+        ) from error
 
 
 def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
@@ -81,7 +96,15 @@ def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
     copies = {name: value.detach().clone() for name, value in params.items()}
     inputs = {x.untyped_storage()._cdata for x in pytree.tree_leaves((copies, data)) if isinstance(x, Tensor)}
     with torch.no_grad(), _NoFusedRecurrence(where), _Watch(inputs, where):
-        value = loss(copies, data)
+        try:
+            value = loss(copies, data)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise ValueError(
+                f"{where} calls torch.autograd.grad or backward(), which cannot be batched over tasks; "
+                "take its derivatives by torch.func.grad, jvp or jacrev"
+            ) from error
     if not isinstance(value, Tensor):
         raise TypeError(f"{where} returns {_kind(value)}; a loss returns a scalar tensor")
     if value.shape != ():
@@ -116,6 +139,8 @@ def _check_shapes(batch: Task, where: str) -> None:
                     f"{where}: {name} is {_kind(leaf)}; everything in a batch is a tensor with a leading task axis "
                     "(torch.as_tensor makes one of an array)"
                 )
+            if leaf.is_nested:
+                raise ValueError(f"{where}: {name} is a nested tensor; {_PADDED}")
             if leaf.dim() == 0:
                 raise ValueError(f"{where}: {name} is a single number; it needs a leading task axis")
             if leaf.numel() == 0:
@@ -125,10 +150,7 @@ def _check_shapes(batch: Task, where: str) -> None:
             sizes[name] = leaf.shape[0]
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{name} has {size}" for name, size in sizes.items())
-        raise ValueError(
-            f"{where}: the first axis is the tasks' and differs: {counts}. Tasks of unequal size are padded to one "
-            "size and the padding is weighted with zero in the loss"
-        )
+        raise ValueError(f"{where}: the first axis is the tasks' and differs: {counts}. {_PADDED}")
 
 
 class _NoFusedRecurrence(TorchFunctionMode):
@@ -139,6 +161,11 @@ class _NoFusedRecurrence(TorchFunctionMode):
         self.where = where
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__name__", "") == "one_hot":
+            raise ValueError(
+                f"{self.where} uses one_hot, which reads its argument's values; "
+                "write (labels[..., None] == torch.arange(classes)).float(), or make it part of the data"
+            )
         if getattr(func, "__name__", "") in _RECURRENT:
             raise ValueError(
                 f"{self.where} uses torch's {func.__name__}, which cannot be batched over tasks; "

@@ -25,6 +25,8 @@ def split_fast(params: Params, fast: Sequence[str] = ("*",)) -> tuple[Params, Pa
     Raises:
         ValueError: there is no pattern, or one matches no name.
     """
+    if isinstance(fast, str):
+        raise TypeError(f"fast is a sequence of patterns, such as ({fast!r},)")
     if not fast:
         raise ValueError(f"fast names no parameter, so nothing would adapt; there are {', '.join(params)}")
     for pattern in fast:

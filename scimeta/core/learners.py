@@ -53,8 +53,9 @@ def maml(
 
     Args:
         loss: scalar loss of one task, (params, data) -> (): a pure function. Its operations are recorded at the first
-            call and replayed, with whatever it closes over as it was then; ``scimeta.core.recording.execution`` changes
-            that.
+            call and replayed for the learner's whole life, with the Python numbers and tensors that it closes over (a
+            tensor written to in place is read anew; ``evaluate`` always runs afresh). To change them, make a new
+            learner; ``scimeta.core.recording.execution`` turns recording off.
         params: name -> tensor, the starting point.
         lr: inner step size.
         steps: inner steps.
@@ -168,6 +169,9 @@ def maml_plus_plus(
     """
     params, judge = _checked(params), query_loss or loss
     rule = learned_rates(split_fast(params, fast)[0], lr, steps=_counted(steps), per="tensor")
+    for name, until in (("multi_step_until", multi_step_until), ("first_order_until", first_order_until)):
+        if not isinstance(until, int) or until < 0:
+            raise ValueError(f"maml_plus_plus: {name} is a number of outer steps, 0 or more; got {until!r}")
     some = next(iter(params.values()))
 
     def weights(step: int) -> Tensor:
@@ -179,7 +183,7 @@ def maml_plus_plus(
     step_weights = weights if multi_step_until else None
     early, full = (
         through_adaptation(
-            Adaptation(loss, rule, steps, tuple(fast), first_order),
+            Adaptation(loss, rule, steps, _patterns(fast), first_order),
             judge,
             step_weights=step_weights,
             adjoint=adjoint,
@@ -191,7 +195,7 @@ def maml_plus_plus(
     def meta_gradient(meta: Meta, task: Task, step: int = 0) -> tuple[Tensor, Meta]:
         return (early if step < first_order_until else full)(meta, task, step)
 
-    adapt = Adaptation(loss, rule, steps, tuple(fast))
+    adapt = Adaptation(loss, rule, steps, _patterns(fast))
     return MetaLearner("MAML++", Meta(params, rule.params), adapt, meta_gradient, judge, "exact", step_weights)
 
 
@@ -215,7 +219,7 @@ def reptile(
     """
     params, rule, judge = _checked(params), rule or sgd(lr), query_loss or loss
     split_fast(params, fast)
-    adapt = Adaptation(loss, rule, _counted(steps), tuple(fast))
+    adapt = Adaptation(loss, rule, _counted(steps), _patterns(fast))
     gradient = displacement(adapt, judge, chunk_size=chunk_size)
     return MetaLearner("Reptile", Meta(params, rule.params), adapt, gradient, judge, "displacement")
 
@@ -224,7 +228,7 @@ def imaml(
     loss: Loss,
     params: Params,
     *,
-    lr: float = 0.01,
+    lr: float = 0.1,
     steps: int = 100,
     strength: float = 1.0,
     cg_steps: int = 10,
@@ -236,7 +240,8 @@ def imaml(
     """Return implicit MAML: the inner loop minimises loss + strength / 2 |params - start|^2, to convergence.
 
     Args:
-        steps: inner steps, enough for the rule to converge: the meta-gradient is that of the minimum.
+        steps: inner steps, enough for the rule to converge: the meta-gradient is that of the minimum, and is wrong
+            without a word short of it. (1 - lr strength)^steps should be far below 1; ``check_meta_gradient`` tells.
         strength: of the pull towards the start; the larger, the shorter the way from it.
         cg_steps: conjugate-gradient steps of the meta-gradient.
         rule: an inner rule without learnable parameters in place of ``sgd(lr)``; the pull is added to it.
@@ -253,7 +258,7 @@ def imaml(
     if cg_steps < 1:
         raise ValueError(f"imaml: cg_steps is at least 1; got {cg_steps}")
     split_fast(params, fast)
-    adapt = Adaptation(loss, proximal(rule, strength), _counted(steps), tuple(fast))
+    adapt = Adaptation(loss, proximal(rule, strength), _counted(steps), _patterns(fast))
     gradient = implicit(adapt, judge, strength, cg_steps=cg_steps, chunk_size=chunk_size)
     return MetaLearner("implicit MAML", Meta(params, {}), adapt, gradient, judge, "implicit")
 
@@ -272,7 +277,7 @@ def _through(
 ) -> MetaLearner:
     params, judge = _checked(params), query_loss or loss
     split_fast(params, fast)
-    adapt = Adaptation(loss, rule, _counted(steps), tuple(fast), first_order)
+    adapt = Adaptation(loss, rule, _counted(steps), _patterns(fast), first_order)
     gradient = through_adaptation(adapt, judge, adjoint=adjoint, chunk_size=chunk_size)
     estimate = "first_order" if first_order else "exact"
     return MetaLearner(name, Meta(params, rule.params), adapt, gradient, judge, estimate)
@@ -298,6 +303,12 @@ def _checked(params: Params) -> Params:
         if not torch.isfinite(value).all():
             raise ValueError(f"params[{name!r}] has values that are not finite")
     return {name: value.detach().clone() for name, value in params.items()}
+
+
+def _patterns(fast: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(fast, str):
+        raise TypeError(f"fast is a sequence of patterns, such as ({fast!r},)")
+    return tuple(fast)
 
 
 def _counted(steps: int) -> int:

@@ -52,6 +52,8 @@ def through_adaptation(
 
     def meta_gradient(meta: Meta, task: Task, step: int = 0) -> tuple[Tensor, Meta]:
         weights = None if step_weights is None else step_weights(step)
+        if weights is not None:
+            weights = weights.to(next(iter(meta.init.values())))  # its device and type, which training may have chosen
         return _in_chunks(lambda part: whole(meta, part, weights), task, chunk_size)
 
     return meta_gradient

@@ -79,6 +79,9 @@ def record(function: Callable[..., Any]) -> Callable[..., Any]:
             replay = replays.get(key)
         except TypeError:  # a constant that cannot be a key
             return function(*args)
+        if replay is None and len(replays) == _MOST:
+            name = getattr(function, "__name__", "function")
+            warnings.warn(f"{name} met more than {_MOST} shapes; new ones run eagerly, and slower", stacklevel=2)
         if replay is None:
             replay = replays[key] = function if len(replays) >= _MOST else _replay(function, args, how)
         if replay is function:

@@ -42,7 +42,7 @@ _DIVERGED = 1e6  # times the first losses
 
 
 def meta_train(
-    learner: MetaLearner,
+    learner: MetaLearner | Trained,
     tasks: TaskSampler,
     *,
     steps: int,
@@ -69,9 +69,11 @@ def meta_train(
     the checkpoint to the result of an uninterrupted run, bit by bit on the same machine.
 
     Args:
-        learner: the algorithm, on a loss.
-        tasks: (number, generator) -> a batch of tasks; its randomness comes from the generator alone.
-        steps: outer steps in all.
+        learner: the algorithm, on a loss that is recorded at the first step (see ``maml``), or an earlier result to go
+            on from. Left untouched.
+        tasks: (number, generator) -> a batch of tasks, of the same shapes each time; its randomness comes from the
+            generator alone. One more batch than is trained on is drawn, to try the loss.
+        steps: outer steps in all; a checkpoint that is already past them comes back as it is.
         tasks_per_step: tasks of each step.
         lr: outer step size.
         optimizer: any torch.optim class, or a partial of one.
@@ -81,10 +83,12 @@ def meta_train(
         validation: tasks on which the best state is picked: a batch, or a sampler of which one batch is drawn.
         validation_tasks: their number.
         validate_every: outer steps between validations.
-        checkpoint: a file to write to and, if it is there, to resume from.
+        checkpoint: a file to write to and, if it is there, to resume from. The loss and the rule's own numbers (the
+            inner lr) are not in it: keep them as they were.
         checkpoint_every: outer steps between writings.
         device: "cpu", "cuda" ...; None for where the learner's parameters are.
-        precision: torch.bfloat16 or torch.float16 for mixed precision by torch.autocast; None for the parameters' own.
+        precision: torch.bfloat16 for mixed precision by torch.autocast; None for the parameters' own. (Without losses
+            that are scaled, small gradients would vanish in float16.)
         compile: True to compile the meta-step (10 to 200 s at the start; falls back with a warning that says why).
         generator: of the tasks, on the CPU.
 
@@ -105,6 +109,9 @@ def meta_train(
     >>> round(float(trained.meta.init["a"]))
     3
     """
+    learner = learner.learner if isinstance(learner, Trained) else learner
+    if not isinstance(learner, MetaLearner):
+        raise TypeError(f"meta_train: learner is what maml and the like return; got {type(learner).__name__}")
     _check_numbers(steps, tasks_per_step, validation_tasks, validate_every, checkpoint_every)
     _check_choices(clip_norm, precision, checkpoint, generator)
     device = find_device(device, next(iter(learner.meta.init.values())).device)
@@ -121,6 +128,9 @@ def meta_train(
         "validation_tasks": None if validation is None else validation_tasks,
         "optimizer": type(run.optimizer).__name__,
         "scheduler": None if run.scheduler is None else type(run.scheduler).__name__,
+        **_options(run.optimizer),
+        "precision": None if precision is None else str(precision),
+        "seed": generator.initial_seed(),
         "lr": lr,
         "clip_norm": clip_norm,
         "learn": list(learn),
@@ -131,7 +141,8 @@ def meta_train(
     bar = tqdm(total=steps, initial=run.step, desc=learner.name, delay=2, disable=True if ranks.rank else None)
     with bar, execution("compiled" if compile else "recorded"), _autocast(device, precision):
         while run.step < steps:
-            batch = ranks.share(_to(tasks(tasks_per_step, generator), device), tasks_per_step)
+            batch = _counted(_to(tasks(tasks_per_step, generator), device), tasks_per_step)
+            batch = ranks.share(batch, tasks_per_step)
             losses, gradient = ranks.average(*learner.meta_gradient(run.meta, batch, run.step))
             run.update(gradient, losses, clip_norm)
             validate = judge is not None and (run.step % validate_every == 0 or run.step == steps)
@@ -178,6 +189,8 @@ class _Run:
             for part in Meta._fields
             for name in getattr(self.meta, part)
             if any(fnmatchcase(f"{part}.{name}", pattern) for pattern in self.learn)
+            # A displacement says nothing about the rule, which weight decay must not move either.
+            and (part == "init" or self.learner.estimate != "displacement")
         ]
         if not self.learned:
             raise ValueError(f"meta_train: learn={tuple(self.learn)} leaves nothing to learn among {', '.join(names)}")
@@ -231,7 +244,7 @@ class _Run:
                 )
         self.losses += seen.mean(1).tolist()
         self.unseen.clear()
-        if not self.validations:
+        if not any(map(math.isfinite, self.validations.values())):
             self.best, self.best_step = self._copy(), self.step
 
     def stop(self, what: str, checkpoint: str | Path | None) -> NoReturn:
@@ -300,6 +313,12 @@ def _optimizer(make: Callable[..., Optimizer], leaves: list[Tensor], lr: float) 
     return make(leaves, lr=lr)
 
 
+def _options(optimizer: Optimizer) -> dict[str, str]:
+    """Return the options of an optimiser that change where a run goes."""
+    silent = ("lr", "fused", "foreach", "capturable", "differentiable")
+    return {f"optimizer {name}": repr(value) for name, value in optimizer.defaults.items() if name not in silent}
+
+
 def _needs_argument(step: Callable[..., Any]) -> bool:
     """Whether a method needs more than self."""
     _, *others = inspect.signature(step).parameters.values()
@@ -318,8 +337,8 @@ def _check_choices(clip_norm: Any, precision: Any, checkpoint: str | Path | None
         raise TypeError(f"meta_train: generator is a torch.Generator on the CPU; got {generator!r}")
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"meta_train: clip_norm is a positive number, or None; got {clip_norm!r}")
-    if precision not in (None, torch.bfloat16, torch.float16):
-        raise ValueError(f"meta_train: precision is torch.bfloat16, torch.float16 or None; got {precision!r}")
+    if precision not in (None, torch.bfloat16):
+        raise ValueError(f"meta_train: precision is torch.bfloat16 or None; got {precision!r}")
     if checkpoint is not None and Path(checkpoint).is_dir():
         raise IsADirectoryError(f"meta_train: the checkpoint {checkpoint} is a folder; name a file in it")
     if checkpoint is not None and not Path(checkpoint).parent.is_dir():
@@ -336,11 +355,16 @@ def _try_one(
         raise TypeError(f"meta_train: tasks is a sampler (number, generator) -> Task; got {type(tasks).__name__}")
     before = random_state(generator, device)
     try:
-        batch = check_batch(learner, _to(tasks(number, generator), device))
-        if count_tasks(batch) != number:
-            raise ValueError(f"meta_train: the sampler was asked for {number} tasks and returned {count_tasks(batch)}")
+        _counted(check_batch(learner, _to(tasks(number, generator), device)), number)
     finally:
         restore_random_state(before, generator, device)
+
+
+def _counted(batch: Task, number: int) -> Task:
+    """Return the batch, or raise ValueError if it has another number of tasks."""
+    if count_tasks(batch) != number:
+        raise ValueError(f"meta_train: the sampler was asked for {number} tasks and returned {count_tasks(batch)}")
+    return batch
 
 
 def _validator(
@@ -361,7 +385,7 @@ def _validator(
 
 
 def _to(nest: Any, device: torch.device) -> Any:
-    return pytree.tree_map(lambda x: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x, nest)
+    return pytree.tree_map(lambda x: x.detach().to(device, non_blocking=True) if isinstance(x, Tensor) else x, nest)
 
 
 @contextmanager

@@ -169,6 +169,8 @@ def evaluate(
         TypeError, ValueError: what the door finds wrong with the tasks.
     """
     learner = learner.learner if isinstance(learner, Trained) else learner
+    if steps is not None and (not isinstance(steps, int) or steps < 0):
+        raise ValueError(f"evaluate: steps is 0 or more, or None for as many as trained; got {steps!r}")
     if callable(tasks):
         tasks = tasks(n, generator if generator is not None else torch.Generator().manual_seed(_SEED))
     elif not isinstance(tasks, tuple):
@@ -186,12 +188,20 @@ def path_losses(learner: MetaLearner, metric: Loss, steps: int | None = None) ->
     """Return (meta, batch of tasks) -> (steps + 1, tasks) metric of the queries."""
 
     def of_one(meta: Meta, support: Data, query: Data) -> Tensor:
-        return torch.stack([metric(params, query) for params in learner.adapt.path(meta, support, steps)])
+        return torch.stack([_number(metric(params, query)) for params in learner.adapt.path(meta, support, steps)])
 
     def of_batch(meta: Meta, task: Task) -> Tensor:
         return over_tasks(of_one, (None, 0, 0))(meta, task.support, task.query).mT
 
     return of_batch
+
+
+def _number(value: Tensor) -> Tensor:
+    """Return a metric's value as a floating-point number, or raise TypeError if it is none."""
+    if not isinstance(value, Tensor) or value.shape != ():
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"evaluate: a metric returns one number for one task; got {got}: end it with .mean() or .sum()")
+    return value if value.is_floating_point() else value.to(torch.get_default_dtype())
 
 
 def _moved(batch: Task, meta: Meta) -> Task:

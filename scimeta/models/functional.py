@@ -53,12 +53,22 @@ def functional(
     held = _with_statistics(copy.deepcopy(module), norm)
     params = {name: value.detach().clone() for name, value in held.named_parameters() if value.requires_grad}
     held.requires_grad_(False)
+    first = next(iter(params.values()))
+    rest = {n: t for n, t in (*held.named_parameters(), *held.named_buffers()) if n not in params}
+
+    def along(params: Params) -> Params:
+        """Return what is held, on the device and in the type to which the parameters have gone."""
+        one = next(iter(params.values()))
+        if (one.dtype, one.device) == (first.dtype, first.device):
+            return {}
+        # Only what was of the parameters' type follows it: a module may mix types on purpose.
+        return {n: t.to(one.device, one.dtype if t.dtype == first.dtype else t.dtype) for n, t in rest.items()}
 
     def apply(params: Params, x: Tensor) -> Tensor:
         if params.keys() != names:
             raise ValueError(_names_differ(names, params.keys()))
         with _Primitives():
-            return torch.func.functional_call(held, params, (x,))
+            return torch.func.functional_call(held, {**along(params), **params}, (x,))
 
     names = params.keys()
     return params, apply
@@ -78,6 +88,7 @@ _SWAPS: dict[Callable, Callable] = {
     F.instance_norm: normalization.instance_norm,
     F.layer_norm: normalization.layer_norm,
     F.group_norm: normalization.group_norm,
+    torch._weight_norm: normalization.weight_norm,
     F.conv2d: convolution.conv2d,
     F.scaled_dot_product_attention: attention.scaled_dot_product_attention,
     F.multi_head_attention_forward: attention.multi_head_attention_forward,

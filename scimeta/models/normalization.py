@@ -154,6 +154,21 @@ def group_norm(
     return _affine((centred * scale).reshape(x.shape), weight, bias, (-1, *(1 for _ in x.shape[2:])))
 
 
+def weight_norm(v: Tensor, g: Tensor, dim: int | None = 0) -> Tensor:
+    """Return v rescaled to the norms g over all axes but ``dim`` (-1 or None: over all axes).
+
+    The native one's second derivative is wrong in torch 2.13, also without a task axis.
+
+    Reference: Salimans, Kingma, Weight normalization, NeurIPS 2016.
+
+    >>> weight_norm(torch.tensor([[3.0, 4.0]]), torch.tensor([[10.0]]))
+    tensor([[6., 8.]])
+    """
+    whole = dim is None or dim == -1
+    axes = [axis for axis in range(v.dim()) if whole or axis != dim % v.dim()]
+    return v * (g / (v * v).sum(axes, keepdim=not whole).sqrt())
+
+
 def _count(x: Tensor, axes: Sequence[int]) -> int:
     """Return the number of values along the axes."""
     return prod([x.shape[axis] for axis in axes])

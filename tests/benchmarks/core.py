@@ -1,6 +1,7 @@
 """One meta-step, ours beside the rivals: gradients in float64 first, then times, memory, growth, and accuracy.
 
     python tests/benchmarks/core.py [--threads 2] [--only gradients times memory growth sinusoids]
+    python tests/benchmarks/core.py --only times --problem sine 256 1 --problem conv4 16 1
 
 Problems as in ``core_problems``: sinusoids (MLP 1-40-40-1) and conv4 (5-way 1-shot), second-order MAML, Adam outside.
 Every variant's meta-gradient is compared in float64 with a plain Python loop before it is timed. Times are medians of
@@ -112,13 +113,13 @@ def gradients() -> None:
             print(f"    {rival.name:<36} {distance:.1e}{'' if distance < 1e-9 else '  WRONG'}")
 
 
-def times(threads: int) -> None:
+def times(threads: int, problems: list[tuple[str, int, int]]) -> None:
     """Print the median times of one meta-step, interleaved, and their ratios to JAX's and to learn2learn's."""
     clock = time.process_time if threads == 1 else time.perf_counter
     kind_of_time = "CPU ms of one thread" if threads == 1 else f"wall ms on {threads} threads"
     print(f"\nOne meta-step, {kind_of_time}: median of interleaved rounds")
-    for kind, tasks, steps in TIMED:
-        given = problem(kind, tasks, steps)
+    for kind, tasks, steps in problems:
+        given = problem(kind, int(tasks), int(steps))
         print(f"  {given.name}{'':<14} {'ms':>9} {'x JAX':>7} {'x l2l':>7} {'first call, s':>14}")
         rivals = built(given)
         first = {name: seconds_of(rival.step, time.perf_counter) for name, rival in rivals.items()}
@@ -191,6 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=[*PARTS, "gpu"], default=PARTS)
+    parser.add_argument("--problem", nargs=3, action="append", metavar=("KIND", "TASKS", "STEPS"))
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*torch.jit.*", category=DeprecationWarning)
     core_problems.limit_threads(args.threads)
@@ -200,7 +202,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     parts = {
         "gradients": gradients,
-        "times": lambda: times(args.threads),
+        "times": lambda: times(args.threads, args.problem or TIMED),
         "memory": memory,
         "growth": growth,
         "sinusoids": core_sinusoids.main,

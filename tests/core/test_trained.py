@@ -283,3 +283,21 @@ def test_rates_that_were_learned_come_back_with_the_start() -> None:
         torch.testing.assert_close(
             value, run.meta.init[name] - run.meta.rule[name] * grads[name], rtol=1e-13, atol=1e-15
         )
+
+
+def test_a_metric_that_is_no_number_is_refused_and_a_truth_value_counts() -> None:
+    with pytest.raises(TypeError, match="a metric returns one number for one task"):
+        evaluate(LEARNER, draw, n=3, metric=lambda params, data: torch.ones(2))
+    found = evaluate(LEARNER, draw, n=3, metric=lambda params, data: params["a"].sum() > -1e9)
+    assert found.losses.unique().tolist() == [1.0]
+    with pytest.raises(ValueError, match="steps is 0 or more"):
+        evaluate(LEARNER, draw, n=3, steps=-1)
+
+
+def test_training_goes_on_from_an_earlier_result(trained: Trained) -> None:
+    again = meta_train(trained, draw, steps=2, generator=seeded(1))
+    assert torch.equal(
+        again.meta.init["a"], meta_train(trained.learner, draw, steps=2, generator=seeded(1)).meta.init["a"]
+    )
+    with pytest.raises(TypeError, match="learner is what maml and the like return"):
+        meta_train(lambda: None, draw, steps=2, generator=seeded(1))

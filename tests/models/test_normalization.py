@@ -202,3 +202,20 @@ def test_statistics_of_one_value_and_wrong_axes_are_refused():
         normalization.layer_norm(torch.ones(2, 3), (4,))
     with pytest.raises(ValueError, match="2 groups do not divide the 3 channels"):
         normalization.group_norm(torch.ones(2, 3), 2)
+
+
+def test_weight_norm_has_a_right_second_derivative():
+    v, g = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.ones(3, 1).double()
+    inputs = (v.requires_grad_(), (g + 0.5).requires_grad_())
+    assert torch.autograd.gradcheck(normalization.weight_norm, inputs)
+    assert torch.autograd.gradgradcheck(normalization.weight_norm, inputs)
+    torch.testing.assert_close(normalization.weight_norm(*inputs), torch._weight_norm(*inputs, 0))
+
+
+def test_frozen_parameters_follow_the_others_to_another_type():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    net[0].requires_grad_(False)
+    params, apply = functional(net)
+    assert list(params) == ["1.weight", "1.bias"]
+    double = apply({name: value.double() for name, value in params.items()}, torch.ones(4, 2).double())
+    torch.testing.assert_close(double, net.double()(torch.ones(4, 2).double()))
