@@ -23,12 +23,14 @@ TABLE = {
     "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib"},
     "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
+    # robot.yaml beside a user's recordings.
+    "scimeta.domains.arm": {"scimeta.core", "torch", "numpy", "scipy", "pandas", "yaml"},
     "scimeta.analytic": {"torch"},
     "scimeta.files": set(),
     "scimeta.datasets": {"scimeta.calibration"},
     "scimeta": {"scimeta"},
     "scimeta.cli": {"scimeta", "numpy", "pandas", "simulators"},
-    "simulators": {"numpy", "scipy", "pandas", "pybullet", "gymnasium"},
+    "simulators": {"numpy", "scipy", "pandas", "pybullet", "pybullet_data", "gymnasium", "joblib", "tqdm"},
 }
 
 
@@ -103,8 +105,9 @@ def test_vmap_is_called_in_one_place() -> None:
 def test_nothing_is_unpickled() -> None:
     for path in FILES:
         names = {name.split(".")[0] for name, _ in imports(path)}
-        assert not names & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"} or "ensembles" in str(path)
-        assert "torch.load(" not in path.read_text(encoding="utf-8")
+        assert not names & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}
+        text = path.read_text(encoding="utf-8")
+        assert "torch.load(" not in text and "joblib.load(" not in text  # joblib's workers are another matter
 
 
 def test_every_public_name_exists_and_has_a_docstring() -> None:
