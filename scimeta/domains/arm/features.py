@@ -38,24 +38,44 @@ class Features(NamedTuple):
     torque: Tensor
 
 
-def features(chain: Chain, log: Log, mean: Tensor, factor: Tensor, directions: Tensor | None = None) -> Features:
+class Movement(NamedTuple):
+    """A fixed test movement, as the mean of many: (samples, n) positions rad, velocities 1/s, accelerations 1/s^2."""
+
+    q: Tensor
+    qd: Tensor
+    qdd: Tensor
+
+
+def features(
+    chain: Chain,
+    log: Log,
+    mean: Tensor,
+    factor: Tensor,
+    directions: Tensor | None = None,
+    movement: Movement | None = None,
+    calibrated: Chain | None = None,
+) -> Features:
     """What the learned model reads off a log.
 
     Args:
         chain: the arm.
         log: one trial or many.
-        mean: (10,) or (..., 10) payload about which the torques are taken.
+        mean: (10,) payload about which the torques are taken.
         factor: (10, 10) Cholesky factor of the payload's prior covariance.
         directions: (10 n, directions) of the link errors; none by default.
+        movement: the fixed test movement that the log follows, so that all its trials have the same payload regressor
+            and inertia, which a fixed matrix needs; by default each trial has its own.
+        calibrated: the arm whose torques are expected, where its links are known better. The inertia, which only
+            weighs the residuals, stays the nominal arm's, as in the training.
     """
-    mean = mean if mean.ndim == 1 else mean[..., None, :]
-    regressor = payload_regressor(chain, log.q, log.qd, log.qdd) @ factor
+    q, qd, qdd = log[1:4] if movement is None else (part.expand_as(log.q) for part in movement)
+    regressor = payload_regressor(chain, q, qd, qdd) @ factor
     if directions is None:
         links = log.q.new_zeros(*log.q.shape, 0)
     else:
         links = link_regressor(chain, log.q, log.qd, log.qdd).flatten(-2) @ directions
-    expected = inverse_dynamics(chain, log.q, log.qd, log.qdd, mean)
-    return Features(regressor, links, expected, mass_matrix(chain, log.q, mean), log.qd, log.tau)
+    expected = inverse_dynamics(calibrated or chain, log.q, log.qd, log.qdd, mean)
+    return Features(regressor, links, expected, mass_matrix(chain, q, mean), log.qd, log.tau)
 
 
 def condition_number(regressor: Tensor) -> Tensor:

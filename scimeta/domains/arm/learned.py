@@ -100,7 +100,8 @@ def posterior(params: Params, scale: Tensor, data: Features) -> Posterior:
     """Of one trial's payload."""
     rigid, slope = rigid_torque(params, scale, data.speed, data.torque)
     residuals = rigid - data.expected - data.links @ params["links"] - scale * params["offset"]
-    covariance = torch.diag_embed((params["torque noise"].exp() * slope) ** 2)
+    # By the gain alone: the load's share would make the curvature depend on the torques, for a twentieth of the noise.
+    covariance = torch.diag((params["torque noise"].exp() * (1 + 0.05 * params["gain"])) ** 2)
     covariance = covariance + (2 * params["acceleration noise"]).exp() * data.inertia @ data.inertia.mT
     noise = torch.linalg.cholesky(covariance)
     both = torch.cat((data.payload, residuals[..., None]), -1)

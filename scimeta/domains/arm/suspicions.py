@@ -27,6 +27,7 @@ _SPANS = 50
 _STILL = 1e-3  # rad from span to span; a joint that moves less says nothing
 _FLIPPED = -0.5  # agreement from which on a sign is wrong
 _ALIEN = 0.2  # mean agreement below which the URDF is not the arm's
+_FAIR = 0.35  # mean agreement that an order must have to be proposed
 # What another order's mean agreement must be better by: of one trial with a heavy unknown load, a wrong order may fit
 # better by a quarter; of many, none does by more than a few hundredths, and even swapped neighbours show.
 _BETTER, _BETTER_OF_ONE = 0.1, 0.25
@@ -155,7 +156,7 @@ def _order(arm: Arm, rows: Log, held: Tensor, better: float) -> tuple[str, ndarr
     columns = linear_sum_assignment(-table)[1]
     torques_only = table[np.arange(len(table)), columns].mean()
     swapped, both = _descend(arm, rows, held, stated)
-    if max(torques_only, both) < stated + better:
+    if max(torques_only, both) < max(stated + better, _FAIR):
         return None
     return ("positions and torques", np.argsort(swapped)) if both >= torques_only else ("torques", columns)
 
@@ -171,7 +172,7 @@ def _descend(arm: Arm, rows: Log, held: Tensor, best: float) -> tuple[ndarray, f
             other = Log(rows.t, *(x[:, tried] for x in rows[1:]))
             score = np.abs(_agreement(_model(arm, other, held), other.tau).diagonal()).mean()
             swaps.append((score, tried))
-        score, tried = max(swaps, key=lambda swap: swap[0])
+        score, tried = max(swaps, key=lambda swap: swap[0], default=(best, columns))
         if score <= best + 1e-6:
             return columns, best
         best, columns = score, tried

@@ -18,7 +18,7 @@ from scimeta.core.learners import MetaLearner
 from scimeta.core.rules import Meta
 from scimeta.core.tasks import Params, Task, select_tasks
 from scimeta.core.train import meta_train
-from scimeta.domains.arm.features import features, link_directions
+from scimeta.domains.arm.features import Movement, features, link_directions
 from scimeta.domains.arm.learned import Labelled, posterior, start, weighing_learner
 from scimeta.domains.arm.log import Log, check_log
 from scimeta.domains.arm.model import calibrate, link_roots
@@ -74,11 +74,12 @@ def learn_to_weigh(
     if movement not in ("any", "fixed"):
         raise ValueError(f'learn_to_weigh: movement is "any" or "fixed"; got {movement!r}')
     fixed = movement == "fixed"
-    if fixed:
-        check_same(log.q[0], log.q)
+    test = Movement(*(part[learned].mean(0) for part in log[1:4])) if fixed else None
+    if test is not None:
+        check_same(test.q, log.q)
     chain, factor = arm.chain, torch.linalg.cholesky(prior.covariance)
     directions = link_directions(chain, log, link_roots(chain, _LINK_ERROR, _COM_ERROR))
-    past = select_tasks(Labelled(features(chain, log, prior.mean, factor, directions), known, mask), learned)
+    past = select_tasks(Labelled(features(chain, log, prior.mean, factor, directions, test), known, mask), learned)
     scale = _misfit(past)
     params = start(directions.shape[1], scale, log.q.shape[1] if fixed else None, generator)
 
@@ -93,12 +94,11 @@ def learn_to_weigh(
         # The curvature of what was learned, frozen into coordinates, is where the step's matrix starts.
         frame = _frame(done.meta.init, scale, past)
         file = None if file is None else file.with_name(f"{file.stem}.matrix{file.suffix}")
-        done = train(done.meta.init, frame, ["rule.*", "init.payload", "init.offset"], training.lr / 10, file)
+        done = train(done.meta.init, frame, ["rule.*", "init.payload", "init.offset"], training.lr / 100, file)
     carried = given_mass(prior, mass.to(log.q)[learned])
     classical = calibrate(arm, select_tasks(log, learned), *carried, link_error=_LINK_ERROR, com_error=_COM_ERROR)
-    movement = log.q[learned].mean(0) if fixed else None
     none = log.q.new_zeros(0)
-    weigher = Weigher(arm, prior, movement, done.meta, scale, directions, frame, none, classical, done.losses)
+    weigher = Weigher(arm, prior, test, done.meta, scale, directions, frame, none, classical, done.losses)
     if not len(kept):
         return weigher
     found = weigher.weigh(select_tasks(log, kept))
@@ -133,6 +133,7 @@ def _train(
         scheduler=partial(OneCycleLR, max_lr=training.lr, total_steps=training.steps),
         learn=learn,
         checkpoint=checkpoint,
+        checkpoint_every=50,
         compile=training.compile,
         generator=generator,
     )

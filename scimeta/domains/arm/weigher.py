@@ -15,7 +15,7 @@ from scimeta.core.rules import Meta
 from scimeta.core.tasks import over_tasks
 from scimeta.domains.arm.classical import cramer_rao, warn_unobservable, weigh_least_squares, weigh_map
 from scimeta.domains.arm.dynamics import Chain, mass_matrix
-from scimeta.domains.arm.features import Features, condition_number, features
+from scimeta.domains.arm.features import Features, Movement, condition_number, features
 from scimeta.domains.arm.learned import in_prior, posterior, weighing_learner
 from scimeta.domains.arm.log import Log, check_log
 from scimeta.domains.arm.model import ArmModel, Noise, nominal
@@ -32,7 +32,7 @@ class Weigher:
     Attributes:
         arm: as its maker describes it.
         prior: of the payload.
-        movement: (samples, n) joint positions of the fixed test movement; None for any movement.
+        movement: the fixed test movement; None for any movement.
         meta: slow parameters (`learned.start`) and, for a fixed movement, the step's matrix.
         scale: (n,) Nm, unit of the learned friction.
         directions: (10 n, directions) the combinations of link errors that were learned.
@@ -45,7 +45,7 @@ class Weigher:
 
     arm: Arm
     prior: PayloadPrior
-    movement: Tensor | None
+    movement: Movement | None
     meta: Meta
     scale: Tensor
     directions: Tensor
@@ -62,7 +62,7 @@ class Weigher:
         """
         log = check_log(self.arm, log)
         if self.movement is not None:
-            check_same(self.movement, log.q)
+            check_same(self.movement.q, log.q)
         single = log.q.ndim == 2
         found = self._step(Log(*(values[None] for values in log)) if single else log)
         warn_unobservable(log, found.condition[0] if single else found.condition, 10)
@@ -103,7 +103,7 @@ class Weigher:
         return Noise(torque, self.meta.init["acceleration noise"].exp().item())
 
     def _step(self, log: Log) -> Weighing:
-        chain, factor = self._calibrated(), torch.linalg.cholesky(self.prior.covariance)
+        chain, factor = self.arm.chain, torch.linalg.cholesky(self.prior.covariance)
         # The links' errors are in the chain now, which is far quicker than their regressor.
         meta = self.meta._replace(init={**self.meta.init, "links": self.scale.new_zeros(0)})
         learner = weighing_learner(meta.init, self.scale, factor, self.prior.mean, trials=1, frame=self.frame)
@@ -112,7 +112,7 @@ class Weigher:
             found = posterior(meta.init, self.scale, trial)
             return in_prior(found, learner.adapt(meta, trial)["payload"], self.frame)
 
-        data = features(chain, log, self.prior.mean, factor)
+        data = features(chain, log, self.prior.mean, factor, movement=self.movement, calibrated=self._calibrated())
         payload = self.prior.mean + over_tasks(in_one_step)(data) @ factor.mT
         # A heavier payload makes the accelerations' noise louder: the covariance is that of the payload found.
         data = data._replace(inertia=mass_matrix(chain, log.q, payload[:, None]))
@@ -131,6 +131,7 @@ class Weigher:
         state = {name: getattr(self, name) for name in self.__dataclass_fields__}
         arm = {**vars(self.arm), "chain": self.arm.chain._asdict(), "joints": list(self.arm.joints)}
         classical = {**self.classical._asdict(), "chain": self.classical.chain._asdict()}
+        state["movement"] = None if self.movement is None else self.movement._asdict()
         state |= {"arm": arm, "classical": classical, "prior": self.prior._asdict(), "meta": self.meta._asdict()}
         return write_state(Path(path), {"weigher": state})
 
@@ -147,11 +148,12 @@ class Weigher:
         arm, classical = state["arm"], state["classical"]
         arm = Arm(**{**arm, "chain": Chain(**arm["chain"]), "joints": tuple(arm["joints"])})
         classical = ArmModel(**{**classical, "chain": Chain(**classical["chain"])})
-        parts = {"prior": PayloadPrior(**state["prior"]), "meta": Meta(**state["meta"])}
+        movement = None if state["movement"] is None else Movement(**state["movement"])
+        parts = {"movement": movement, "prior": PayloadPrior(**state["prior"]), "meta": Meta(**state["meta"])}
         return cls(**{**state, "arm": arm, "classical": classical, **parts})
 
     def __str__(self) -> str:
-        kind = "any movement" if self.movement is None else f"one test movement of {len(self.movement)} samples"
+        kind = "any movement" if self.movement is None else f"one test movement of {len(self.movement.q)} samples"
         mass, spread = self.prior.mean[0].item(), self.prior.covariance[0, 0].sqrt().item()
         noise = self.noise
         checked = f"checked on {len(self.misses)} trials kept back" if len(self.misses) else "not checked: few trials"

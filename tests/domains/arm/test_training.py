@@ -1,0 +1,236 @@
+"""Weighers that learn: better than the classical rows where the robot is not as its maker says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scimeta.domains import arm
+from scimeta.domains.arm import training as module
+from simulators import arm as simulated
+
+QUICK = arm.Training(steps=60, tasks_per_step=30)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def robot():
+    return simulated.scenario("S3", np.random.default_rng(1))
+
+
+@pytest.fixture(scope="module")
+def movement(robot):
+    return simulated.excitation(robot.chain, np.random.default_rng(2), candidates=20)
+
+
+@pytest.fixture(scope="module")
+def any_movement(iiwa, prior, past, robot):
+    log, mass, _ = past(robot, 150, 3)
+    training = arm.Training(steps=250, tasks_per_step=30)
+    return arm.learn_to_weigh(iiwa, log, mass, prior=prior, training=training, generator=generator())
+
+
+@pytest.fixture(scope="module")
+def fixed(iiwa, prior, past, robot, movement):
+    log, mass, _ = past(robot, 150, 4, movement)
+    training = arm.Training(steps=250, tasks_per_step=30)
+    return arm.learn_to_weigh(
+        iiwa, log, mass, prior=prior, movement="fixed", training=training, generator=generator()
+    )
+
+
+def test_one_step_beats_every_classical_row_on_a_robot_with_gain_and_load_errors(any_movement, past, robot):
+    log, mass, _ = past(robot, 300, 5)
+    table = any_movement.compare(log, mass)["RMSE [kg]"]
+    ours = table["one gradient step, meta-learned"]
+    assert ours < 0.03
+    assert ours < 0.5 * table["MAP, calibrated on the same trials"]
+    assert ours < 0.2 * table["least squares, 10 unknowns, as built"]
+    assert table["Cramer-Rao bound, 10 unknowns"] < ours
+
+
+def test_intervals_hold_the_true_mass_as_often_as_they_say(any_movement, fixed, past, robot, movement):
+    for weigher, trials in ((any_movement, past(robot, 300, 6)), (fixed, past(robot, 300, 7, movement))):
+        log, mass, _ = trials
+        lower, upper = weigher.weigh(log).interval(0.9)
+        held = ((lower <= mass) & (mass <= upper)).double().mean().item()
+        # Of 30 trials kept back and 300 weighed: three standard errors of both.
+        assert abs(held - 0.9) < 3 * math.sqrt(0.09 / 30 + 0.09 / 300)
+
+
+def test_a_plain_step_on_a_fixed_movement_is_as_good(fixed, past, robot, movement):
+    log, mass, com = past(robot, 300, 8, movement)
+    found = fixed.weigh(log)
+    assert (found.mass - mass).square().mean().sqrt() < 0.02
+    heavy = mass > 1
+    assert (found.com - com)[heavy].square().mean().sqrt() < 0.02
+
+
+def test_payloads_heavier_than_any_seen_are_weighed_nearly_as_well(any_movement, past, robot):
+    within = past(robot, 300, 9)
+    beyond = past(robot, 300, 10, mass=(5.0, 8.0))
+    errors = [(any_movement.weigh(log).mass - mass).square().mean().sqrt() for log, mass, _ in (within, beyond)]
+    assert errors[1] < 2 * errors[0]
+
+
+def test_a_trial_is_weighed_alone_as_in_a_batch(any_movement, past, robot):
+    log, *_ = past(robot, 5, 11)
+    batch = any_movement.weigh(log)
+    alone = any_movement.weigh(arm.Log(*(values[3] for values in log)))
+    torch.testing.assert_close(alone.parameters, batch.parameters[3], rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(alone.covariance, batch.covariance[3], rtol=1e-7, atol=1e-12)
+    assert alone.mass.shape == () and alone.com.shape == (3,)
+
+
+@pytest.mark.parametrize("kind", ["any_movement", "fixed"])
+def test_a_saved_weigher_weighs_alike(kind, request, tmp_path, past, robot, movement):
+    weigher = request.getfixturevalue(kind)
+    log, *_ = past(robot, 4, 12, movement if kind == "fixed" else None)
+    loaded = arm.Weigher.load(weigher.save(tmp_path / "weigher.safetensors"))
+    torch.testing.assert_close(loaded.weigh(log).parameters, weigher.weigh(log).parameters, rtol=1e-9, atol=1e-10)
+    assert loaded.weigh(log).interval()[0].tolist() == pytest.approx(weigher.weigh(log).interval()[0].tolist())
+    assert str(loaded) == str(weigher)
+
+
+def test_the_same_seed_learns_the_same(iiwa, prior, past, robot):
+    log, mass, _ = past(robot, 30, 13)
+    one, two = (
+        arm.learn_to_weigh(iiwa, log, mass, prior=prior, training=QUICK, generator=generator()) for _ in range(2)
+    )
+    assert all(torch.equal(one.meta.init[name], two.meta.init[name]) for name in one.meta.init)
+
+
+@pytest.mark.parametrize("stop", [55, 115])  # in the first and in the second half, each past a checkpoint
+def test_a_killed_training_goes_on_to_the_same_weigher(iiwa, prior, past, robot, movement, tmp_path, monkeypatch, stop):
+    log, mass, _ = past(robot, 30, 14, movement)
+
+    def learn(checkpoint=None):
+        return arm.learn_to_weigh(
+            iiwa,
+            log,
+            mass,
+            prior=prior,
+            movement="fixed",
+            training=QUICK,
+            checkpoint=checkpoint,
+            generator=generator(),
+        )
+
+    whole = learn()
+    drawn = 0
+    select = module.select_tasks
+
+    def interrupted(nest, index):
+        nonlocal drawn
+        drawn += torch.is_tensor(index) and len(index) == 30
+        if drawn == stop:
+            raise KeyboardInterrupt
+        return select(nest, index)
+
+    monkeypatch.setattr(module, "select_tasks", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "run.safetensors")
+    assert (tmp_path / "run.safetensors").exists()
+    monkeypatch.setattr(module, "select_tasks", select)
+    resumed = learn(tmp_path / "run.safetensors")
+    for part in ("init", "rule"):
+        ours, theirs = getattr(whole.meta, part), getattr(resumed.meta, part)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_trials_without_a_mass_help(iiwa, prior, past, robot):
+    log, mass, _ = past(robot, 60, 15)
+    some = mass.clone()
+    some[12:] = math.nan
+    training = arm.Training(steps=150, tasks_per_step=12)
+    weigher = arm.learn_to_weigh(iiwa, log, some, prior=prior, training=training, generator=generator())
+    log = arm.Log(*(values[:12] for values in log))
+    few = arm.learn_to_weigh(iiwa, log, mass[:12], prior=prior, training=training, generator=generator())
+    test, true, _ = past(robot, 200, 16)
+    errors = [(one.weigh(test).mass - true).square().mean().sqrt() for one in (weigher, few)]
+    assert errors[0] < errors[1]
+    assert len(weigher.misses) == 0 and "not checked" in str(weigher)
+
+
+def test_known_centres_of_mass_are_learned_from_too(iiwa, prior, past, robot):
+    log, mass, com = past(robot, 40, 17)
+    blank = com.clone()
+    blank[::2] = math.nan
+    weigher = arm.learn_to_weigh(iiwa, log, mass, blank, prior=prior, training=QUICK, generator=generator())
+    without = arm.learn_to_weigh(iiwa, log, mass, prior=prior, training=QUICK, generator=generator())
+    assert not torch.equal(weigher.meta.init["links"], without.meta.init["links"])
+
+
+def test_a_trial_that_never_moved_is_named(any_movement, past, robot):
+    log, *_ = past(robot, 3, 18)
+    still = log._replace(q=log.q.clone(), qd=log.qd.clone(), qdd=log.qdd.clone())
+    still.q[1], still.qd[1], still.qdd[1] = log.q[1, :1], 0.0, 0.0
+    with pytest.warns(UserWarning, match=r"trial 1 never moved.*condition number"):
+        found = any_movement.weigh(still)
+    assert found.condition[1] > 1e4
+
+
+def test_another_movement_than_the_fixed_one_is_refused(fixed, past, robot):
+    log, *_ = past(robot, 3, 19)
+    with pytest.raises(ValueError, match="rad away from the fixed test movement"):
+        fixed.weigh(log)
+    with pytest.raises(ValueError, match=r"the fixed movement has \(samples, n\) = \(20, 7\); got \(10, 7\)"):
+        fixed.weigh(arm.Log(*(values[:, ::2] for values in log)))
+
+
+def test_bad_trials_are_refused_before_any_training(iiwa, prior, past, robot):
+    log, mass, com = past(robot, 12, 20)
+
+    def learn(log=log, mass=mass, com=None, **options):
+        return arm.learn_to_weigh(iiwa, log, mass, com, prior=prior, training=QUICK, generator=generator(), **options)
+
+    with pytest.raises(ValueError, match=r"log is \(trials, samples, n\), mass \(trials,\)"):
+        learn(mass=mass[:-1])
+    with pytest.raises(ValueError, match="a mass is 0 kg or more"):
+        learn(mass=-mass)
+    with pytest.raises(ValueError, match="9 trials have a mass"):
+        learn(mass=torch.where(torch.arange(12) < 9, mass, math.nan))
+    with pytest.raises(ValueError, match="rad away from the fixed test movement"):
+        learn(movement="fixed")
+    with pytest.raises(ValueError, match='movement is "any" or "fixed"'):
+        learn(movement="swing")
+    with pytest.raises(ValueError, match="not finite"):
+        learn(log=log._replace(tau=log.tau / 0))
+    with pytest.raises(ValueError, match="degrees"):
+        learn(log=log._replace(q=log.q * 180 / math.pi))
+
+
+def test_a_file_that_holds_no_weigher_is_refused(any_movement, tmp_path):
+    file = any_movement.save(tmp_path / "weigher.safetensors")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ValueError, match="truncated or no checkpoint"):
+        arm.Weigher.load(damaged)
+    with pytest.raises(FileNotFoundError):
+        arm.Weigher.load(tmp_path / "nowhere")
+    from scimeta.core.checkpoint import write_state
+
+    with pytest.raises(ValueError, match="holds no weigher"):
+        arm.Weigher.load(write_state(tmp_path / "other", {"weigher": {"prior": None}}))
+
+
+def test_the_comparison_without_truth_gives_means_and_spreads(any_movement, past, robot):
+    log, *_ = past(robot, 4, 21)
+    table = any_movement.compare(arm.Log(*(values[0] for values in log)))
+    assert list(table.columns) == ["mass [kg]", "standard deviation [kg]"]
+    found = any_movement.weigh(log)
+    assert table.iloc[0].tolist() == pytest.approx([found.mass[0].item(), found.mass_sd[0].item()])
+
+
+def test_an_unchecked_copy_keeps_gaussian_intervals(any_movement, past, robot):
+    log, *_ = past(robot, 2, 22)
+    unchecked = replace(any_movement, misses=any_movement.misses[:0])
+    lower, upper = unchecked.weigh(log).interval(0.9)
+    torch.testing.assert_close((upper - lower) / 2, 1.6448536269514722 * unchecked.weigh(log).mass_sd)
