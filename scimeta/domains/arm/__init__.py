@@ -22,6 +22,7 @@ from scimeta.domains.arm.model import ArmModel, Noise, calibrate, nominal, predi
 from scimeta.domains.arm.motion import fourier_motion
 from scimeta.domains.arm.payloads import given_mass, payload_prior
 from scimeta.domains.arm.recordings import Trials, read_trials, resample, write_trials
+from scimeta.domains.arm.specialized import specialize
 from scimeta.domains.arm.training import Training, learn_to_weigh
 from scimeta.domains.arm.urdf import Arm, read_urdf
 from scimeta.domains.arm.weigher import Weigher
@@ -60,6 +61,7 @@ __all__ = [
     "read_urdf",
     "recursive_least_squares",
     "resample",
+    "specialize",
     "tare",
     "tip_position",
     "weigh_least_squares",
