@@ -80,7 +80,7 @@ def features(
 
 def condition_number(regressor: Tensor) -> Tensor:
     """(...,) of a payload regressor (..., samples, n, 10) with its columns scaled to 2 kg, .2 kg m and .02 kg m^2."""
-    scaled = (regressor * PLAUSIBLE).flatten(-3, -2)
+    scaled = (regressor * PLAUSIBLE.to(regressor)).flatten(-3, -2)
     squares = torch.linalg.eigvalsh(scaled.mT @ scaled)
     return (squares[..., -1] / squares[..., 0].clamp(min=1e-12 * squares[..., -1].amax())).sqrt()
 

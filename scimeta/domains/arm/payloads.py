@@ -17,6 +17,7 @@ def payload_prior(mass: Tensor, com: Tensor, edges: Tensor | float = 0.1) -> Pay
         edges: (payloads, 3) m, of boxes as heavy and as large as the payloads; or one length for all.
     Raises: ValueError for shapes that do not fit, fewer than two payloads, numbers that are not finite.
     """
+    mass, com = (torch.as_tensor(values, dtype=torch.float64) for values in (mass, com))
     if mass.ndim != 1 or len(mass) < 2 or com.shape != (len(mass), 3):
         raise ValueError(
             "payload_prior: mass must be (payloads,), two or more, and com (payloads, 3); got "

@@ -95,7 +95,7 @@ def learn_to_weigh(
         frame = _frame(done.meta.init, scale, past)
         file = None if file is None else file.with_name(f"{file.stem}.matrix{file.suffix}")
         done = train(done.meta.init, frame, ["rule.*", "init.payload", "init.offset"], training.lr / 100, file)
-    carried = given_mass(prior, mass.to(log.q)[learned])
+    carried = given_mass(prior, torch.as_tensor(mass, dtype=torch.float64)[learned])
     classical = calibrate(arm, select_tasks(log, learned), *carried, link_error=_LINK_ERROR, com_error=_COM_ERROR)
     none = log.q.new_zeros(0)
     weigher = Weigher(arm, prior, test, done.meta, scale, directions, frame, none, classical, done.losses)

@@ -90,10 +90,10 @@ class Weigher:
         if true_mass is None:
             table = {name: (found.mass.mean().item(), found.mass_sd.mean().item()) for name, found in rows.items()}
             table["Cramer-Rao bound, 10 unknowns"] = (float("nan"), bound)
-            return pd.DataFrame.from_dict(table, orient="index", columns=["mass [kg]", "standard deviation [kg]"])
-        table = {name: _score(found, true_mass) for name, found in rows.items()}
+            return pd.DataFrame.from_dict(table, orient="index", columns=["mass [kg]", "sd [kg]"])
+        table = {name: _score(found, torch.as_tensor(true_mass, dtype=torch.float64)) for name, found in rows.items()}
         table["Cramer-Rao bound, 10 unknowns"] = (bound, float("nan"), float("nan"))
-        columns = ["RMSE [kg]", "median error [kg]", "90 % intervals hold"]
+        columns = ["RMSE [kg]", "median [kg]", "coverage"]
         return pd.DataFrame.from_dict(table, orient="index", columns=columns)
 
     @property

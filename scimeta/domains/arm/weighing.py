@@ -9,6 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from scimeta.domains.arm.consistency import consistent
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -72,6 +74,13 @@ class Weighing(NamedTuple):
         half = self._half_width(level) * self.com_sd
         return self.com - half, self.com + half
 
+    def made_consistent(self) -> Weighing:
+        """The nearest parameters, in standard deviations, that a body can have; the rest as it is.
+
+        Mass and centre of mass hardly change; moments of inertia that the trial did not show may.
+        """
+        return self._replace(parameters=consistent(self.parameters, self.covariance))
+
     def _half_width(self, level: float) -> float:
         """In standard deviations."""
         if not 0 < level < 1:
@@ -112,7 +121,7 @@ class Weighing(NamedTuple):
 
         ax = ax or plt.figure(figsize=(6, 4), layout="constrained").gca()
         table = self.to_frame(level)
-        middle = table["mass"].to_numpy() if truth is None else truth.reshape(-1).numpy()
+        middle = table["mass"].to_numpy() if truth is None else torch.as_tensor(truth).reshape(-1).numpy()
         errors = 1e3 * (table[["mass_lower", "mass", "mass_upper"]].to_numpy() - middle[:, None])
         width = [errors[:, 1] - errors[:, 0], errors[:, 2] - errors[:, 1]]
         ax.errorbar(middle, errors[:, 1], yerr=width, fmt="o", markersize=3, linewidth=1, label=f"{level:.0%} interval")

@@ -227,3 +227,15 @@ def test_a_joint_turned_by_a_whole_turn_is_where_it_was() -> None:
     q, qd, qdd = motion(7, 5)
     turned = inverse_dynamics(given, q + 2 * math.pi, qd, qdd)
     torch.testing.assert_close(turned, inverse_dynamics(given, q, qd, qdd), atol=1e-9, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_dynamics_run_on_a_gpu():
+    chain = read("iiwa").chain
+    q, qd, qdd = motion(7, 50, seed=9)
+    there = type(chain)(*(part.cuda() for part in chain))
+    for function in (inverse_dynamics, link_regressor, payload_regressor):
+        found = function(there, q.cuda(), qd.cuda(), qdd.cuda())
+        torch.testing.assert_close(found.cpu(), function(chain, q, qd, qdd), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(mass_matrix(there, q.cuda()).cpu(), mass_matrix(chain, q), rtol=1e-10, atol=1e-10)

@@ -224,7 +224,7 @@ def test_a_file_that_holds_no_weigher_is_refused(any_movement, tmp_path):
 def test_the_comparison_without_truth_gives_means_and_spreads(any_movement, past, robot):
     log, *_ = past(robot, 4, 21)
     table = any_movement.compare(arm.Log(*(values[0] for values in log)))
-    assert list(table.columns) == ["mass [kg]", "standard deviation [kg]"]
+    assert list(table.columns) == ["mass [kg]", "sd [kg]"]
     found = any_movement.weigh(log)
     assert table.iloc[0].tolist() == pytest.approx([found.mass[0].item(), found.mass_sd[0].item()])
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 
-from scimeta.domains.arm import Weighing
+from scimeta.domains.arm import Weighing, is_consistent
 
 
 def weighing(misses: torch.Tensor | None = None) -> Weighing:
@@ -86,3 +86,11 @@ def test_the_plot_shows_errors_where_the_truth_is_known():
 def test_a_level_that_is_no_probability_is_refused(level):
     with pytest.raises(ValueError, match="level is between 0 and 1"):
         weighing().interval(level)
+
+
+def test_a_weighing_can_be_made_physically_consistent():
+    one = weighing()
+    one.parameters[:, 4:] = torch.tensor([0.1, 0.0, 0.0, 0.1, 0.0, -0.05], dtype=torch.float64)
+    found = one.made_consistent()
+    assert not is_consistent(one.parameters).any() and is_consistent(found.parameters, 1e-6).all()
+    assert torch.equal(found.covariance, one.covariance)
