@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -181,21 +182,15 @@ def maml_plus_plus(
         return each
 
     step_weights = weights if multi_step_until else None
+    adapt = Adaptation(loss, rule, steps, tuple(fast))
     early, full = (
-        through_adaptation(
-            Adaptation(loss, rule, steps, _patterns(fast), first_order),
-            judge,
-            step_weights=step_weights,
-            adjoint=adjoint,
-            chunk_size=chunk_size,
-        )
-        for first_order in (True, False)
+        through_adaptation(each, judge, step_weights=step_weights, adjoint=adjoint, chunk_size=chunk_size)
+        for each in (replace(adapt, first_order=True), adapt)
     )
 
     def meta_gradient(meta: Meta, task: Task, step: int = 0) -> tuple[Tensor, Meta]:
         return (early if step < first_order_until else full)(meta, task, step)
 
-    adapt = Adaptation(loss, rule, steps, _patterns(fast))
     return MetaLearner("MAML++", Meta(params, rule.params), adapt, meta_gradient, judge, "exact", step_weights)
 
 
@@ -219,7 +214,7 @@ def reptile(
     """
     params, rule, judge = _checked(params), rule or sgd(lr), query_loss or loss
     split_fast(params, fast)
-    adapt = Adaptation(loss, rule, _counted(steps), _patterns(fast))
+    adapt = Adaptation(loss, rule, _counted(steps), tuple(fast))
     gradient = displacement(adapt, judge, chunk_size=chunk_size)
     return MetaLearner("Reptile", Meta(params, rule.params), adapt, gradient, judge, "displacement")
 
@@ -258,7 +253,7 @@ def imaml(
     if cg_steps < 1:
         raise ValueError(f"imaml: cg_steps is at least 1; got {cg_steps}")
     split_fast(params, fast)
-    adapt = Adaptation(loss, proximal(rule, strength), _counted(steps), _patterns(fast))
+    adapt = Adaptation(loss, proximal(rule, strength), _counted(steps), tuple(fast))
     gradient = implicit(adapt, judge, strength, cg_steps=cg_steps, chunk_size=chunk_size)
     return MetaLearner("implicit MAML", Meta(params, {}), adapt, gradient, judge, "implicit")
 
@@ -277,7 +272,7 @@ def _through(
 ) -> MetaLearner:
     params, judge = _checked(params), query_loss or loss
     split_fast(params, fast)
-    adapt = Adaptation(loss, rule, _counted(steps), _patterns(fast), first_order)
+    adapt = Adaptation(loss, rule, _counted(steps), tuple(fast), first_order)
     gradient = through_adaptation(adapt, judge, adjoint=adjoint, chunk_size=chunk_size)
     estimate = "first_order" if first_order else "exact"
     return MetaLearner(name, Meta(params, rule.params), adapt, gradient, judge, estimate)
@@ -303,12 +298,6 @@ def _checked(params: Params) -> Params:
         if not torch.isfinite(value).all():
             raise ValueError(f"params[{name!r}] has values that are not finite")
     return {name: value.detach().clone() for name, value in params.items()}
-
-
-def _patterns(fast: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(fast, str):
-        raise TypeError(f"fast is a sequence of patterns, such as ({fast!r},)")
-    return tuple(fast)
 
 
 def _counted(steps: int) -> int:

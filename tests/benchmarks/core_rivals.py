@@ -6,7 +6,7 @@ All compute the second-order MAML gradient of :mod:`core_problems` and one Adam 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +24,8 @@ try:
 except ImportError:
     jax = None
 
+Tasks = list[tuple[Tensor, Tensor, Tensor, Tensor]]  # (x, y, x of the query, y of the query) of each task
+OutputLoss = Callable[[Tensor, Tensor], Tensor]  # (output, y) -> scalar
 CHUNK = {"sine": 32, "conv4": 1}  # tasks that JAX computes at once where this is fastest: what fits the cache
 
 
@@ -78,18 +80,16 @@ def higher_rival(problem: Problem) -> Rival | str:
         import higher
     except ImportError as error:
         return f"higher is left out: {error}; pip install higher --no-deps."
-    tasks = tensors(problem)
-    loss = module_loss(problem)
 
-    def accumulate(net: nn.Module) -> None:
+    def adapted(net: nn.Module, tasks: Tasks, loss: OutputLoss) -> Iterator[nn.Module]:
         inner = torch.optim.SGD(net.parameters(), problem.lr)
-        for x, y, x_query, y_query in tasks:
+        for x, y, _, _ in tasks:
             with higher.innerloop_ctx(net, inner, copy_initial_weights=False) as (fast, differentiable):
                 for _ in range(problem.steps):
                     differentiable.step(loss(fast(x), y))
-                (loss(fast(x_query), y_query) / len(tasks)).backward()
+                yield fast
 
-    return module_rival("higher", problem, accumulate)
+    return module_rival("higher", problem, adapted)
 
 
 def learn2learn_rival(problem: Problem) -> Rival | str:
@@ -98,18 +98,16 @@ def learn2learn_rival(problem: Problem) -> Rival | str:
         from learn2learn.algorithms import MAML
     except ImportError as error:
         return f"learn2learn is left out: {error}; the benchmark's docstring says how to install it."
-    tasks = tensors(problem)
-    loss = module_loss(problem)
 
-    def accumulate(net: nn.Module) -> None:
+    def adapted(net: nn.Module, tasks: Tasks, loss: OutputLoss) -> Iterator[nn.Module]:
         maml = MAML(net, lr=problem.lr)
-        for x, y, x_query, y_query in tasks:
+        for x, y, _, _ in tasks:
             learner = maml.clone()
             for _ in range(problem.steps):
                 learner.adapt(loss(learner(x), y))
-            (loss(learner(x_query), y_query) / len(tasks)).backward()
+            yield learner
 
-    return module_rival("learn2learn", problem, accumulate)
+    return module_rival("learn2learn", problem, adapted)
 
 
 def jax_rival(problem: Problem, chunk: int | None = None) -> Rival | str:
@@ -150,7 +148,7 @@ def jax_rival(problem: Problem, chunk: int | None = None) -> Rival | str:
     return Rival(f"JAX, {at_once} of {tasks} tasks at once", step, gradient)
 
 
-def tensors(problem: Problem) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def tensors(problem: Problem) -> Tasks:
     """Return (x, y, x of the query, y of the query) of each task."""
     arrays = [torch.from_numpy(a) for a in (*problem.support, *problem.query)]
     return list(zip(*arrays, strict=True))
@@ -173,11 +171,6 @@ def plain_conv4_loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         x = (x * params[f"{layer + 1}.weight"][:, None, None] + params[f"{layer + 1}.bias"][:, None, None]).relu()
     scores = x.mean((2, 3)) @ params["13.weight"].T + params["13.bias"]
     return -scores.log_softmax(1)[torch.arange(len(y)), y].mean()
-
-
-def module_loss(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of (output, y)."""
-    return {"sine": F.mse_loss, "conv4": F.cross_entropy}[problem.kind]
 
 
 def module(problem: Problem) -> nn.Sequential:
@@ -204,10 +197,17 @@ class Mean(nn.Module):
         return x.mean((2, 3))
 
 
-def module_rival(name: str, problem: Problem, accumulate: Callable[[nn.Module], None]) -> Rival:
-    """Return a rival from the function that adds the meta-gradient to the ``grad`` of a module's parameters."""
-    net = module(problem)
+def module_rival(
+    name: str, problem: Problem, adapted: Callable[[nn.Module, Tasks, OutputLoss], Iterator[nn.Module]]
+) -> Rival:
+    """Return a rival from the function that yields a module as adapted to each task, differentiably."""
+    net, tasks = module(problem), tensors(problem)
+    loss: OutputLoss = {"sine": F.mse_loss, "conv4": F.cross_entropy}[problem.kind]
     optimizer = torch.optim.Adam(net.parameters(), META_LR)
+
+    def accumulate(net: nn.Module) -> None:
+        for fast, (_, _, x_query, y_query) in zip(adapted(net, tasks, loss), tasks, strict=True):
+            (loss(fast(x_query), y_query) / len(tasks)).backward()
 
     def step() -> None:
         optimizer.zero_grad()

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import pickle
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,32 +16,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import lr_scheduler
 
-import scimeta
 from scimeta.core.checkpoint import load_meta, read_state, write_state
 from scimeta.core.learners import MetaLearner, anil, fomaml, maml, meta_sgd
 from scimeta.core.rules import Meta
 from scimeta.core.tasks import Task
 from scimeta.core.train import meta_train
 from scimeta.core.trained import Trained
+from tests.core.problems import F64, LINE, differences, draw, line, seeded
 
-F64 = torch.float64
-PARAMS = {"a": torch.tensor([0.5, -1.0], dtype=F64), "b": torch.tensor(0.1, dtype=F64)}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def line(params: dict[str, Tensor], x: Tensor) -> Tensor:
-    return ((torch.sin(params["a"][0] * x) + params["a"][1] * x + params["b"] - x**2 / 4) ** 2).mean()
-
-
-def draw(number: int, generator: torch.Generator) -> Task:
-    x = 2 * torch.rand(number, 9, generator=generator, dtype=F64)
-    return Task(x[:, :4], x[:, 4:])
-
-
-LEARNER = maml(line, PARAMS, lr=0.05)  # one for all: what it has recorded is kept
+LEARNER = maml(line, LINE, lr=0.05)  # one for all: what it has recorded is kept
 
 
 def run(steps: int, *, seed: int = 0, learner: MetaLearner | None = None, **options: Any) -> Trained:
@@ -53,29 +33,8 @@ def run(steps: int, *, seed: int = 0, learner: MetaLearner | None = None, **opti
     return meta_train(learner, draw, steps=steps, generator=seeded(seed), **{**settings, **options})
 
 
-def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Return where two nests differ in a single bit."""
-    if isinstance(one, dict):
-        if one.keys() != other.keys():
-            return [f"{where}: {set(one) ^ set(other)}"]
-        return [found for key in one for found in differences(one[key], other[key], f"{where}.{key}")]
-    if isinstance(one, list):
-        if len(one) != len(other):
-            return [where]
-        return [
-            found
-            for i, pair in enumerate(zip(one, other, strict=True))
-            for found in differences(*pair, f"{where}[{i}]")
-        ]
-    if isinstance(one, Tensor):
-        equal = one.dtype == other.dtype and torch.equal(one.nan_to_num(7.5), other.nan_to_num(7.5))
-        return [] if equal else [where]
-    return [] if one == other or (one != one and other != other) else [where]
-
-
 def same(one: Trained, other: Trained) -> None:
-    for part in Meta._fields:
-        assert not differences(getattr(one.meta, part), getattr(other.meta, part))
+    assert not differences(one.meta, other.meta)
     assert one.history.equals(other.history)
     assert one.best_step == other.best_step
 
@@ -212,25 +171,15 @@ print(f"killed {fell} of {len(kills)}")
 '''
 
 
-def killed(how: str, folder: Path, kills: list[str]) -> int:
+def killed(python: Callable[..., str], how: str, folder: Path, kills: list[str]) -> int:
     """Return how many of the children died; compare what the last of them came to with a run that was left alone."""
     script = folder / "driver.py"
     script.write_text(DRIVER, encoding="utf-8")
-    source = str(Path(scimeta.__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), how, str(folder), *kills],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = python(script, how, folder, *kills)
     found, truth = (read_state(folder / f"{name}.result") for name in ("killed", "unkilled"))
     assert not differences(found, truth)
     assert len(truth["history"]["loss"]) == 60 and 0 < truth["best"] <= 60
-    return int(done.stdout.split()[-3])
+    return int(printed.split()[-3])
 
 
 @pytest.mark.parametrize(
@@ -242,14 +191,14 @@ def killed(how: str, folder: Path, kills: list[str]) -> int:
     ],
     ids=["adam", "momentum", "global"],
 )
-def test_a_run_that_is_killed_again_and_again_ends_on_the_same_bits(how: str, kills: str, tmp_path) -> None:
-    assert killed(how, tmp_path, kills.split()) == len(kills.split())
+def test_a_run_that_is_killed_again_and_again_ends_on_the_same_bits(how: str, kills: str, python, tmp_path) -> None:
+    assert killed(python, how, tmp_path, kills.split()) == len(kills.split())
 
 
-def test_a_run_that_is_killed_from_outside_ends_on_the_same_bits(tmp_path) -> None:
+def test_a_run_that_is_killed_from_outside_ends_on_the_same_bits(python, tmp_path) -> None:
     chance = random.Random(0)
     kills = [f"wait,{chance.uniform(0.1, 0.4):.3f}" for _ in range(8)]
-    assert killed("slow", tmp_path, kills) >= 2  # 60 steps take 1.2 s at least
+    assert killed(python, "slow", tmp_path, kills) >= 2  # 60 steps take 1.2 s at least
 
 
 @pytest.mark.parametrize("cuts", [(1, 17), (3, 4, 5, 17), (8, 17), (16, 17), tuple(range(1, 18, 2))], ids=str)
@@ -298,7 +247,7 @@ def test_a_sampler_on_torchs_own_random_numbers_goes_on_where_they_were(tmp_path
 
     def go(steps: int, path: Path | None, seed: int) -> Trained:
         torch.manual_seed(seed)
-        learner = maml(line, PARAMS, lr=0.05)
+        learner = maml(line, LINE, lr=0.05)
         return meta_train(learner, loose, steps=steps, tasks_per_step=3, checkpoint=path, generator=seeded())
 
     whole = go(9, None, 1)
@@ -318,9 +267,7 @@ def test_steps_that_the_checkpoint_has_reached_are_not_taken_again(steps: int, t
     first = run(9, checkpoint=path)
     before = path.read_bytes()
     settings = {"tasks_per_step": 3, "lr": 0.05, "validation": draw, "validation_tasks": 7, "validate_every": 4}
-    again = meta_train(
-        maml(line, PARAMS, lr=0.05), watched, steps=steps, checkpoint=path, generator=seeded(), **settings
-    )
+    again = meta_train(maml(line, LINE, lr=0.05), watched, steps=steps, checkpoint=path, generator=seeded(), **settings)
     assert len(calls) == 1  # the door's
     same(again, first)
     assert path.read_bytes() == before
@@ -346,31 +293,31 @@ def other_shape() -> MetaLearner:
     def wide(params: dict[str, Tensor], x: Tensor) -> Tensor:
         return line({**params, "a": params["a"][:2]}, x) + (params["a"][2] ** 2)
 
-    return maml(wide, {**PARAMS, "a": torch.ones(3, dtype=F64)}, lr=0.05)
+    return maml(wide, {**LINE, "a": torch.ones(3, dtype=F64)}, lr=0.05)
 
 
 def single() -> MetaLearner:
     def loss(params: dict[str, Tensor], x: Tensor) -> Tensor:
         return line(params, x.float())
 
-    return maml(loss, {name: value.float() for name, value in PARAMS.items()}, lr=0.05)
+    return maml(loss, {name: value.float() for name, value in LINE.items()}, lr=0.05)
 
 
 def renamed() -> MetaLearner:
     def loss(params: dict[str, Tensor], x: Tensor) -> Tensor:
         return line({"a": params["a"], "b": params["c"]}, x)
 
-    return maml(loss, {"a": PARAMS["a"], "c": PARAMS["b"]}, lr=0.05)
+    return maml(loss, {"a": LINE["a"], "c": LINE["b"]}, lr=0.05)
 
 
 OTHERS = {
-    "another algorithm": ({"learner": fomaml(line, PARAMS, lr=0.05)}, "algorithm was MAML, is FOMAML"),
+    "another algorithm": ({"learner": fomaml(line, LINE, lr=0.05)}, "algorithm was MAML, is FOMAML"),
     "another shape": ({"learner": other_shape()}, r"init.a was \['float64', 2\], is \['float64', 3\]"),
     "another type": ({"learner": single()}, r"init.a was \['float64', 2\], is \['float32', 2\]"),
     "another name": ({"learner": renamed()}, r"init.b was \['float64'\], is not there"),
-    "more steps": ({"learner": maml(line, PARAMS, lr=0.05, steps=2)}, "inner steps was 1, is 2"),
-    "fewer fast": ({"learner": maml(line, PARAMS, lr=0.05, fast=("a",))}, r"fast was \['\*'\], is \['a'\]"),
-    "learned rates": ({"learner": meta_sgd(line, PARAMS, lr=0.05)}, "rule.a was not there"),
+    "more steps": ({"learner": maml(line, LINE, lr=0.05, steps=2)}, "inner steps was 1, is 2"),
+    "fewer fast": ({"learner": maml(line, LINE, lr=0.05, fast=("a",))}, r"fast was \['\*'\], is \['a'\]"),
+    "learned rates": ({"learner": meta_sgd(line, LINE, lr=0.05)}, "rule.a was not there"),
     "more tasks": ({"tasks_per_step": 5}, "tasks_per_step was 3, is 5"),
     "another rate": ({"lr": 0.01}, "lr was 0.05, is 0.01"),
     "another optimizer": ({"optimizer": torch.optim.SGD}, "optimizer was Adam, is SGD"),
@@ -483,7 +430,7 @@ def test_nothing_is_unpickled(tmp_path) -> None:
 
 def test_files_of_somebody_else_are_refused(tmp_path) -> None:
     path = tmp_path / "theirs"
-    learner = maml(line, PARAMS, lr=0.05)
+    learner = maml(line, LINE, lr=0.05)
     for facts in (None, {"format": "pt"}, {"format": "scimeta checkpoint 99", "outline": "{}"}):
         save_file({"weight": torch.ones(3)}, path, facts)
         for opened in (lambda: run(5, checkpoint=path), lambda: load_meta(learner, path)):
@@ -507,7 +454,7 @@ def test_a_state_of_another_kind_is_refused(tmp_path) -> None:
 
 
 def test_a_folder_and_a_missing_file_are_named(tmp_path) -> None:
-    learner = maml(line, PARAMS, lr=0.05)
+    learner = maml(line, LINE, lr=0.05)
     with pytest.raises((ValueError, IsADirectoryError), match="folder"):
         run(5, checkpoint=tmp_path)
     with pytest.raises((ValueError, IsADirectoryError), match="folder"):
@@ -520,7 +467,7 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path) -> None:
 
 
 def test_the_parameters_that_were_saved_come_back(tmp_path) -> None:
-    learner = meta_sgd(line, PARAMS, lr=0.05)
+    learner = meta_sgd(line, LINE, lr=0.05)
     trained = run(9, learner=learner)
     assert trained.save(tmp_path / "model") == tmp_path / "model"
     found = load_meta(learner, tmp_path / "model")
@@ -533,7 +480,7 @@ def test_the_parameters_that_were_saved_come_back(tmp_path) -> None:
     with pytest.raises(ValueError, match="algorithm was Meta-SGD, is MAML"):
         load_meta(LEARNER, tmp_path / "model")
     with pytest.raises(ValueError, match=r"fast was \['\*'\], is \['b'\]"):
-        load_meta(meta_sgd(line, PARAMS, lr=0.05, fast=("b",)), tmp_path / "model")
+        load_meta(meta_sgd(line, LINE, lr=0.05, fast=("b",)), tmp_path / "model")
 
 
 def test_a_checkpoint_of_a_run_gives_its_best_state(tmp_path) -> None:
@@ -576,8 +523,8 @@ def test_what_a_checkpoint_cannot_hold_is_named_and_the_old_file_stays(tmp_path)
 
 
 def test_a_slow_parameter_is_saved_with_the_fast(tmp_path) -> None:
-    learner = anil(line, PARAMS, lr=0.05, fast=("b",))
+    learner = anil(line, LINE, lr=0.05, fast=("b",))
     trained = run(9, learner=learner)
-    assert not torch.equal(trained.meta.init["a"], PARAMS["a"])
+    assert not torch.equal(trained.meta.init["a"], LINE["a"])
     found = load_meta(learner, trained.save(tmp_path / "model"))
     assert not differences(found.meta.init, trained.meta.init)

@@ -16,20 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from scimeta.core import recording
 from scimeta.core.recording import execution, record
 from scimeta.core.tasks import over_tasks
+from tests.core.problems import F64, normal
 
-F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
+F32, BF16 = torch.float32, torch.bfloat16
 
 
 class Pair(NamedTuple):
     x: Tensor
     y: Tensor
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
 
 
 def assert_equal(found: Any, expected: Any, rounding: float = 1e-12) -> None:
@@ -54,20 +50,6 @@ def again(leaf: Any) -> Any:
     length = 1 + sum((size - 1) * stride for size, stride in zip(leaf.shape, leaf.stride(), strict=True))
     backwards = leaf.as_strided((length,), (1,), leaf.storage_offset()).flip(0)
     return backwards.as_strided(leaf.shape, leaf.stride())
-
-
-@pytest.fixture
-def recordings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A list that grows by one name at each recording that is made."""
-    made: list[str] = []
-    make = recording._replay
-
-    def counting(function: Callable[..., Any], args: tuple, how: str) -> Callable[..., Any]:
-        made.append(function.__name__)
-        return make(function, args, how)
-
-    monkeypatch.setattr(recording, "_replay", counting)
-    return made
 
 
 def net(p: dict[str, Tensor], x: Tensor) -> Tensor:

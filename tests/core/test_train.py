@@ -20,17 +20,9 @@ from scimeta.core.rules import Meta
 from scimeta.core.tasks import Task, TaskSampler
 from scimeta.core.train import meta_train
 from scimeta.core.trained import Trained
+from tests.core.problems import F64, close, differences, normal, seeded
 
-F64 = torch.float64
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=seeded(seed), dtype=F64)
 
 
 def curve(params: dict[str, Tensor], data: tuple[Tensor, Tensor]) -> Tensor:
@@ -87,17 +79,6 @@ def by_hand(
             scheduler.step()
         losses.append(float(each.mean()))
     return meta, losses, rates
-
-
-def close(ours: Meta, theirs: Meta, rtol: float = 1e-10) -> None:
-    for part in Meta._fields:
-        assert getattr(ours, part).keys() == getattr(theirs, part).keys()
-        for name, value in getattr(ours, part).items():
-            torch.testing.assert_close(value, getattr(theirs, part)[name], rtol=rtol, atol=rtol, msg=f"{part}.{name}")
-
-
-def same(ours: Meta, theirs: Meta) -> None:
-    close(ours, theirs, rtol=0.0)
 
 
 # Algorithms land on their closed forms.
@@ -209,7 +190,7 @@ def test_any_optimizer_makes_the_steps_that_it_makes_in_a_plain_loop(name: str) 
     chosen = {k: v for k, v in getattr(make, "keywords", {}).items() if k not in ("fused", "foreach")}
     truth, losses, _ = by_hand(learner, 20, lambda leaves: known(leaves, lr=0.01, **chosen))
     trained = meta_train(learner, waves, steps=20, tasks_per_step=4, lr=0.01, optimizer=make, generator=seeded())
-    close(trained.meta, truth)
+    close(trained.meta, truth, 1e-10)
     assert trained.history["loss"].tolist() == pytest.approx(losses, rel=1e-10)
     assert trained.history["step"].tolist() == list(range(1, 21))
 
@@ -224,7 +205,7 @@ def test_the_layout_of_a_parameter_in_memory_changes_nothing() -> None:
         meta_train(maml(loss, {"w": w}, lr=0.1), waves, steps=20, tasks_per_step=4, generator=seeded())
         for w in (w, across)
     )
-    close(row.meta, column.meta)
+    close(row.meta, column.meta, 1e-10)
 
 
 def test_the_layout_of_a_gradient_in_memory_changes_nothing() -> None:
@@ -240,7 +221,7 @@ def test_the_layout_of_a_gradient_in_memory_changes_nothing() -> None:
         meta_train(each, waves, steps=20, tasks_per_step=4, generator=seeded())
         for each in (learner, learner._replace(meta_gradient=across))
     )
-    close(row.meta, column.meta)
+    close(row.meta, column.meta, 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +238,7 @@ def test_the_scheduler_sets_the_rate_of_every_step(make: Callable) -> None:
     truth, losses, rates = by_hand(learner, 20, lambda leaves: torch.optim.Adam(leaves, lr=0.05), schedule=make)
     assert len(set(rates)) > 2
     trained = meta_train(learner, waves, steps=20, tasks_per_step=4, lr=0.05, scheduler=make, generator=seeded())
-    close(trained.meta, truth)
+    close(trained.meta, truth, 1e-10)
     assert trained.history["loss"].tolist() == pytest.approx(losses, rel=1e-10)
 
 
@@ -267,9 +248,9 @@ def test_clip_norm_scales_large_gradients_down_to_it_and_leaves_small_ones() -> 
     truth = by_hand(learner, 15, sgd, clip=0.2)[0]
     settings = {"steps": 15, "tasks_per_step": 4, "lr": 0.1, "optimizer": torch.optim.SGD}
     trained = meta_train(learner, waves, clip_norm=0.2, generator=seeded(), **settings)
-    close(trained.meta, truth, rtol=1e-5)  # torch adds 1e-6 to the norm
+    close(trained.meta, truth, 1e-5)  # torch adds 1e-6 to the norm
     loose = meta_train(learner, waves, clip_norm=1e6, generator=seeded(), **settings)
-    close(loose.meta, free)
+    close(loose.meta, free, 1e-10)
     assert (truth.init["v"] - free.init["v"]).norm() > 1e-3
 
     one = meta_train(learner, waves, clip_norm=1e-3, generator=seeded(), **{**settings, "steps": 1})
@@ -311,7 +292,7 @@ def test_the_learner_that_is_handed_in_stays_as_it_was() -> None:
 def test_the_same_seed_gives_the_same_bits_and_another_one_others() -> None:
     learner = maml(curve, PARAMS, lr=0.05)
     one, two, other = (meta_train(learner, waves, steps=8, generator=seeded(seed)) for seed in (3, 3, 4))
-    same(one.meta, two.meta)
+    assert not differences(one.meta, two.meta)
     assert one.history.equals(two.history) and not one.history.equals(other.history)
 
 
@@ -330,7 +311,7 @@ def test_the_state_that_comes_back_is_the_best_of_the_validated_ones() -> None:
     assert judged["step"].tolist() == [5, 10, 15, 20, 24]  # every fifth, and the last
     assert trained.best_step == judged.loc[judged["validation"].idxmin(), "step"] < 24
     stopped = validated(trained.best_step, validation=None)
-    same(trained.meta, stopped.meta)
+    assert not differences(trained.meta, stopped.meta)
 
 
 def test_the_validation_loss_is_the_mean_query_loss_of_tasks_of_their_own() -> None:
@@ -396,7 +377,7 @@ def test_a_loss_out_of_bounds_stops_with_its_step_and_task(step: int, task: int,
     assert isinstance(kept, Trained)
     assert kept.best_step == len(kept.history) == (50 if step > 50 else 0)
     truth = meta_train(learner, waves, steps=50, tasks_per_step=4, generator=seeded()).meta
-    same(kept.meta, truth if step > 50 else learner.meta)
+    assert not differences(kept.meta, truth if step > 50 else learner.meta)
 
 
 def test_what_is_kept_of_a_run_that_failed_at_once_can_be_looked_at() -> None:
@@ -463,7 +444,7 @@ def test_the_sentence_names_the_checkpoint_that_is_left(tmp_path) -> None:
         )
     left = meta_train(maml(curve, PARAMS, lr=0.05), waves, steps=30, checkpoint=path, generator=seeded())
     truth = meta_train(maml(curve, PARAMS, lr=0.05), waves, steps=30, generator=seeded())
-    same(left.meta, truth.meta)
+    assert not differences(left.meta, truth.meta)
     assert left.history.equals(truth.history)
 
 
@@ -587,7 +568,7 @@ def test_a_compiled_run_gives_the_same_float64_numbers() -> None:
         meta_train(learner, waves, steps=30, tasks_per_step=4, compile=compile, generator=seeded())
         for compile in (False, True)
     )
-    close(plain.meta, compiled.meta)
+    close(plain.meta, compiled.meta, 1e-10)
     assert compiled.history["loss"].tolist() == pytest.approx(plain.history["loss"].tolist(), rel=1e-10)
     assert check_meta_gradient(curve, learner, waves(3, seeded()), how="compiled").ok
 
@@ -639,7 +620,7 @@ def test_the_meta_gradient_on_cuda_is_that_on_the_cpu(name: str) -> None:
     for _ in range(2):  # as it is recorded, and as it is replayed
         there = learner.meta_gradient(on("cuda", learner.meta), on("cuda", batch), 3)
         torch.testing.assert_close(there[0].cpu(), losses, rtol=1e-10, atol=1e-12)
-        close(on("cpu", there[1]), gradient, rtol=1e-9)
+        close(on("cpu", there[1]), gradient, 1e-9)
 
 
 @pytest.mark.gpu
@@ -676,9 +657,9 @@ def test_a_run_on_cuda_is_that_on_the_cpu_and_goes_on_bit_by_bit(tmp_path) -> No
     settings = {"tasks_per_step": 4, "validation": waves, "validate_every": 10}
     here = meta_train(learner, waves, steps=40, generator=seeded(), **settings)
     there = meta_train(learner, waves, steps=40, device="cuda", generator=seeded(), **settings)
-    close(on("cpu", there.meta), here.meta, rtol=1e-7)
+    close(on("cpu", there.meta), here.meta, 1e-7)
     path = tmp_path / "run"
     for steps in (13, 40):
         again = meta_train(learner, waves, steps=steps, device="cuda", checkpoint=path, generator=seeded(), **settings)
-    same(again.meta, there.meta)
+    assert not differences(again.meta, there.meta)
     assert again.history.equals(there.history) and again.best_step == there.best_step

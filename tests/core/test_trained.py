@@ -17,29 +17,14 @@ from scimeta.core.rules import Meta, sgd
 from scimeta.core.tasks import Task, select_tasks
 from scimeta.core.train import meta_train
 from scimeta.core.trained import Evaluation, Trained, evaluate
-
-F64 = torch.float64
-PARAMS = {"a": torch.tensor([0.5, -1.0], dtype=F64), "b": torch.tensor(0.1, dtype=F64)}
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def line(params: dict[str, Tensor], x: Tensor) -> Tensor:
-    return ((torch.sin(params["a"][0] * x) + params["a"][1] * x + params["b"] - x**2 / 4) ** 2).mean()
+from tests.core.problems import F64, LINE, draw, line, seeded
 
 
 def worst(params: dict[str, Tensor], x: Tensor) -> Tensor:
     return (torch.sin(params["a"][0] * x) + params["a"][1] * x + params["b"] - x**2 / 4).abs().max()
 
 
-def draw(number: int, generator: torch.Generator) -> Task:
-    x = 2 * torch.rand(number, 9, generator=generator, dtype=F64)
-    return Task(x[:, :4], x[:, 4:])
-
-
-LEARNER = maml(line, PARAMS, lr=0.1, steps=3)
+LEARNER = maml(line, LINE, lr=0.1, steps=3)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +62,7 @@ def test_evaluation_is_a_loop_over_tasks_and_steps(steps, metric) -> None:
     for index in range(6):
         one = select_tasks(batch, index)
         for step in range(count + 1):
-            params = adapt(line, sgd(0.1), Meta(PARAMS, {}), one.support, step)
+            params = adapt(line, sgd(0.1), Meta(LINE, {}), one.support, step)
             assert float(found.losses[step, index]) == pytest.approx(
                 float((metric or line)(params, one.query)), rel=1e-12
             )
@@ -86,7 +71,7 @@ def test_evaluation_is_a_loop_over_tasks_and_steps(steps, metric) -> None:
 def test_the_first_row_is_before_adaptation() -> None:
     batch = draw(6, seeded(4))
     found = evaluate(LEARNER, batch)
-    untouched = torch.stack([line(PARAMS, query) for query in batch.query])
+    untouched = torch.stack([line(LINE, query) for query in batch.query])
     torch.testing.assert_close(found.losses[0], untouched, rtol=1e-13, atol=0)
     assert (found.losses[1] != untouched).all()
 
@@ -104,9 +89,9 @@ def test_evaluation_on_bowls_is_the_closed_form_at_every_step() -> None:
 
 def test_a_judge_of_its_own_is_what_is_evaluated() -> None:
     batch = draw(5, seeded(4))
-    judged = maml(line, PARAMS, lr=0.1, query_loss=worst)
+    judged = maml(line, LINE, lr=0.1, query_loss=worst)
     torch.testing.assert_close(
-        evaluate(judged, batch).losses, evaluate(maml(line, PARAMS, lr=0.1), batch, metric=worst).losses
+        evaluate(judged, batch).losses, evaluate(maml(line, LINE, lr=0.1), batch, metric=worst).losses
     )
 
 
@@ -169,7 +154,7 @@ def test_evaluation_of_what_was_trained_is_that_of_its_learner(trained: Trained)
 
 
 def test_learned_rates_run_beyond_their_steps_without_diverging() -> None:
-    learner = maml_plus_plus(line, PARAMS, lr=0.1, steps=2)
+    learner = maml_plus_plus(line, LINE, lr=0.1, steps=2)
     learner = learner._replace(meta=Meta(learner.meta.init, {name: 40 * r for name, r in learner.meta.rule.items()}))
     support = draw(20, seeded()).support
     found = evaluate(learner, Task(support, support), steps=12)
@@ -236,7 +221,7 @@ def test_a_point_that_was_adapted_is_no_view_of_the_start(trained: Trained) -> N
 
 
 def test_what_was_saved_adapts_as_what_was_trained(trained: Trained, tmp_path) -> None:
-    again = load_meta(maml(line, PARAMS, lr=0.1, steps=3), trained.save(tmp_path / "model"))
+    again = load_meta(maml(line, LINE, lr=0.1, steps=3), trained.save(tmp_path / "model"))
     batch = draw(5, seeded(4))
     assert torch.equal(evaluate(again, batch).losses, evaluate(trained, batch).losses)
 
@@ -252,7 +237,7 @@ def test_the_table_of_a_run_tells_its_losses(trained: Trained) -> None:
 
 
 def test_the_table_of_a_run_without_validation_says_nothing_of_it() -> None:
-    alone = meta_train(reptile(line, PARAMS, lr=0.1), draw, steps=3, tasks_per_step=2, generator=seeded())
+    alone = meta_train(reptile(line, LINE, lr=0.1), draw, steps=3, tasks_per_step=2, generator=seeded())
     assert "validation" not in str(alone) and str(alone).startswith("Reptile, 5 inner steps, after 3 outer steps")
 
 
@@ -269,13 +254,13 @@ def test_losses_below_zero_are_plotted_on_a_linear_scale(axes) -> None:
     def below(params: dict[str, Tensor], x: Tensor) -> Tensor:
         return line(params, x) - 9
 
-    run = meta_train(maml(below, PARAMS, lr=0.1), draw, steps=3, tasks_per_step=2, generator=seeded())
+    run = meta_train(maml(below, LINE, lr=0.1), draw, steps=3, tasks_per_step=2, generator=seeded())
     assert run.plot(axes).get_yscale() == "linear"
 
 
 def test_rates_that_were_learned_come_back_with_the_start() -> None:
-    run = meta_train(meta_sgd(line, PARAMS, lr=0.1), draw, steps=5, tasks_per_step=2, lr=0.01, generator=seeded())
-    assert run.meta.rule.keys() == PARAMS.keys()
+    run = meta_train(meta_sgd(line, LINE, lr=0.1), draw, steps=5, tasks_per_step=2, lr=0.01, generator=seeded())
+    assert run.meta.rule.keys() == LINE.keys()
     assert not torch.equal(run.meta.rule["a"], torch.full((2,), 0.1, dtype=F64))
     support = draw(1, seeded(4)).support[0]
     grads = torch.func.grad(line)(run.meta.init, support)

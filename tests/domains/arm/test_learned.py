@@ -94,7 +94,7 @@ def test_what_is_not_known_of_a_payload_is_not_read(prior, trials):
 
 
 def test_the_query_loss_is_the_joint_density_of_torques_and_mass(iiwa, prior, trials):
-    data, log, params = trials
+    data, _, params = trials
     factor = torch.linalg.cholesky(prior.covariance)
     learner = weighing_learner(params, ONE, factor, prior.mean, trials=10**12)
     mask = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64).expand(6, 4)
@@ -134,7 +134,10 @@ def test_the_rigid_torque_undoes_gain_friction_and_load():
 
 def test_the_slope_is_the_derivative_by_the_measured_torque():
     params = start(0, ONE, None, generator())
-    noisy = {name: value + 0.1 * torch.randn(value.shape, generator=generator(2), dtype=torch.float64) for name, value in params.items()}
+    noisy = {
+        name: value + 0.1 * torch.randn(value.shape, generator=generator(2), dtype=torch.float64)
+        for name, value in params.items()
+    }
     speed, torque = torch.randn(2, 9, 7, generator=generator(3), dtype=torch.float64)
     torque.requires_grad_()
     rigid, slope = rigid_torque(noisy, 2 * ONE, speed, torque)

@@ -41,9 +41,7 @@ def any_movement(iiwa, prior, past, robot):
 def fixed(iiwa, prior, past, robot, movement):
     log, mass, _ = past(robot, 150, 4, movement)
     training = arm.Training(steps=250, tasks_per_step=30)
-    return arm.learn_to_weigh(
-        iiwa, log, mass, prior=prior, movement="fixed", training=training, generator=generator()
-    )
+    return arm.learn_to_weigh(iiwa, log, mass, prior=prior, movement="fixed", training=training, generator=generator())
 
 
 def test_one_step_beats_every_classical_row_on_a_robot_with_gain_and_load_errors(any_movement, past, robot):
@@ -186,7 +184,7 @@ def test_another_movement_than_the_fixed_one_is_refused(fixed, past, robot):
 
 
 def test_bad_trials_are_refused_before_any_training(iiwa, prior, past, robot):
-    log, mass, com = past(robot, 12, 20)
+    log, mass, _ = past(robot, 12, 20)
 
     def learn(log=log, mass=mass, com=None, **options):
         return arm.learn_to_weigh(iiwa, log, mass, com, prior=prior, training=QUICK, generator=generator(), **options)

@@ -219,7 +219,18 @@ def test_a_number_that_is_none_is_named(tmp_path: Path, good: str, bad: str, mes
         read_urdf(path)
 
 
-def test_links_in_a_ring_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tip", [None, "two"])
+def test_links_in_a_ring_are_refused(tmp_path: Path, tip: str | None) -> None:
     path = written(tmp_path, link("one"), link("two"), joint("a", "one", "two"), joint("b", "two", "one"))
-    with pytest.raises(ValueError, match="read_urdf"):
-        read_urdf(path)
+    with pytest.raises(ValueError, match=r"read_urdf: the joints of robot\.urdf form a ring"):
+        read_urdf(path, tip)
+
+
+@pytest.mark.parametrize("tip", [None, "two"])
+def test_a_ring_that_the_base_leads_to_is_a_link_on_two_joints_and_refused(tmp_path: Path, tip: str | None) -> None:
+    path = written(
+        tmp_path, link("base"), link("one"), link("two"),
+        joint("in", "base", "one"), joint("a", "one", "two"), joint("b", "two", "one"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"read_urdf: link 'one' of robot\.urdf hangs on two joints"):
+        read_urdf(path, tip)
