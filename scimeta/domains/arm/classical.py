@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scimeta.domains.arm.dynamics import PLAUSIBLE, payload_regressor
 from scimeta.domains.arm.features import condition_number
-from scimeta.domains.arm.log import Log, check_shapes
+from scimeta.domains.arm.log import Log, as_tensors, check_shapes
 from scimeta.domains.arm.model import ArmModel, Noise, predict, torque_covariance, whiten
 from scimeta.domains.arm.payloads import box
 from scimeta.domains.arm.weighing import PayloadPrior, Weighing
@@ -48,6 +48,7 @@ def weigh_least_squares(
     """
     if unknowns not in (1, 4, 10):
         raise ValueError(f"weigh_least_squares: unknowns is 1, 4 or 10; got {unknowns}")
+    log = as_tensors(log)
     regressor, residual = (rows.flatten(-3, -2) for rows in payload_rows(model, log))
     basis = torch.diag(PLAUSIBLE.to(regressor))[:, :unknowns]
     if unknowns == 1:
@@ -82,7 +83,7 @@ def weigh_map(
     Returns: posterior mean and covariance; trials that show too little come with a warning.
     Raises: ValueError if the log does not fit the arm, or the prior is no Gaussian's.
     """
-    root = _prior_root(prior)
+    log, root = as_tensors(log), _prior_root(prior)
     information, shift, condition = _information(model, log, prior.mean, root, noise)
     warn_unobservable(log, condition, 10)
     return Weighing(*_posterior(information.sum(-3), shift.sum(-2), prior.mean, root), condition)
@@ -103,7 +104,7 @@ def recursive_least_squares(
     Returns: parameters (..., samples, 10), covariance (..., samples, 10, 10), condition (...,) of the whole trial.
     Raises: as `weigh_map`.
     """
-    root = _prior_root(prior)
+    log, root = as_tensors(log), _prior_root(prior)
     information, shift, condition = _information(model, log, prior.mean, root, noise)
     warn_unobservable(log, condition, 10)
     return Weighing(*_posterior(information.cumsum(-3), shift.cumsum(-2), prior.mean, root), condition)
@@ -139,6 +140,7 @@ def tare(
     Raises: ValueError for logs that differ in shape, or in motion by .01 rad (root mean square) where it is to be the
         same.
     """
+    loaded, unloaded = as_tensors(loaded), as_tensors(unloaded)
     if loaded.q.shape != unloaded.q.shape:
         raise ValueError(
             f"tare: the logs must hold the same samples; got q {tuple(loaded.q.shape)} and {tuple(unloaded.q.shape)}"
@@ -182,6 +184,7 @@ def cramer_rao(
     """
     if unknowns not in (1, 4, 10):
         raise ValueError(f"cramer_rao: unknowns is 1, 4 or 10; got {unknowns}")
+    log = as_tensors(log)
     regressor, _ = payload_rows(model, log)
     carried = None if payload is None else payload[..., None, :]
     (regressor,) = whiten(torque_covariance(model.chain, log.q, noise, carried), regressor)

@@ -40,7 +40,7 @@ def check_log(arm: Arm, log: Log) -> Log:
         finite, time that does not run forward, a torque channel that is zero throughout, positions far beyond the
         joint limits (degrees?).
     """
-    log = Log(*(torch.as_tensor(values, dtype=torch.float64) for values in log))
+    log = as_tensors(log)
     check_shapes(log, len(arm.joints))
     for name, values in zip(Log._fields, log, strict=True):
         if not values.isfinite().all():
@@ -58,6 +58,11 @@ def check_log(arm: Arm, log: Log) -> Log:
         )
     _check_limits(arm, log.q)
     return log
+
+
+def as_tensors(log: Log) -> Log:
+    """The log in float64; arrays become tensors."""
+    return Log(*(torch.as_tensor(values, dtype=torch.float64) for values in log))
 
 
 def check_shapes(log: Log, joints: int) -> None:

@@ -65,6 +65,8 @@ def read_urdf(path: str | PathLike[str], tip: str | None = None) -> Arm:
         )
     branch = _branch(robot, tip, file.name)
     moving = [joint for joint in branch if _moves(joint)]
+    if not any(map(_moves, robot.findall("joint"))):
+        raise ValueError(f"read_urdf: every joint of {file.name} is fixed, so nothing could move")
     if not moving:
         raise ValueError(f"read_urdf: no joint of {file.name} on the way to {tip or 'where it forks'} moves; pass tip=")
     return _arm(robot, branch, moving)
