@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import io
 import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from scimeta import datasets
+from scimeta import arm_cli, datasets
 from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.curves import Curves
 from scimeta.calibration.delimited import read_delimited
@@ -21,7 +20,7 @@ from scimeta.calibration.prior import Prior, read_prior_file
 from scimeta.calibration.tables import read_curves
 from scimeta.calibration.units import is_share
 from scimeta.domains import kinetics
-from scimeta.files import write_atomically
+from scimeta.outputs import check_outputs, picture, write
 
 LAWS = {name.lower().replace("_", "-"): law for name, law in vars(kinetics).items() if isinstance(law, Law)}
 
@@ -44,6 +43,7 @@ _TYPE_INSTEAD = {  # what the functions advise -> what it is at the command line
     r"learn_prior\(\.\.\.\)\.save\(.*\)": "scimeta learn",
     r"learn_prior needs": "learning needs",
     r"learn_prior: (.*); raise steps or simplify": r"\1; simplify",
+    **arm_cli.TYPE_INSTEAD,
 }
 
 
@@ -54,7 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
         warnings.simplefilter("always", UserWarning)
         try:
-            _check_outputs(options)
             options.run(options)
         except (ValueError, KeyError, TypeError, OSError) as error:
             _say(error.args[0] if isinstance(error, KeyError) and error.args else error)
@@ -73,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "scimeta", description="Learn from many past experiments how to calibrate the next."
     )
-    commands = parser.add_subparsers(required=True, metavar="{learn,fit}")
+    commands = parser.add_subparsers(required=True, metavar="{learn,fit,arm}")
     raw = argparse.RawDescriptionHelpFormatter
 
     learn = commands.add_parser(
@@ -84,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("-o", "--output", required=True, metavar="PRIOR.json", help="where the prior goes")
     learn.add_argument("--plot", metavar="PNG", help="draw the population")
     _add_columns(learn)
-    learn.set_defaults(run=_learn, prior=None, table=None)
+    learn.set_defaults(run=_learn)
 
     fit = commands.add_parser(
         "fit", help="calibrate new specimens with a prior", epilog=_FIT_EXAMPLES, formatter_class=raw
@@ -96,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--plot", metavar="PNG", help="draw points, curve and band")
     fit.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a specimen")
     _add_columns(fit)
-    fit.set_defaults(run=_fit, output=None)
+    fit.set_defaults(run=_fit)
+    arm_cli.add_commands(commands)
     return parser
 
 
@@ -111,34 +111,22 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--replicates", action="store_true", help="readings at one x are independent, not a slip")
 
 
-def _check_outputs(options: argparse.Namespace) -> None:
-    """Raise before any work if a file could not be written, or would replace what is read."""
-    inputs = [Path(path).resolve() for path in (options.prior, options.csv) if path]
-    for path in filter(None, (options.output, options.table, options.plot)):
-        if not Path(path).parent.is_dir():
-            raise FileNotFoundError(f"cannot write {path}: the folder {Path(path).parent} does not exist")
-        if Path(path).is_dir():
-            raise ValueError(f"cannot write {path}: it is a folder; name a file in it")
-        if Path(path).resolve() in inputs:
-            raise ValueError(f"{path} would replace what is read; name another file")
-    if options.plot and Path(options.plot).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--plot {options.plot}: name a .png, .pdf or .svg, such as {Path(options.plot).stem}.png")
-
-
 def _learn(options: argparse.Namespace) -> None:
+    check_outputs([options.csv], [options.output], options.plot)
     law = _law(options.law)
     conditions = _names(options.conditions)
     curves = _curves(options, law, conditions)
     if len(curves) == 1 and not options.by:
         raise ValueError(f"{options.csv} was read as one specimen; name the column of the specimens with --by")
     prior = learn_prior(law, curves, conditions=conditions)
-    picture = _picture(prior, options.plot)
+    image = picture(prior.plot, options.plot)
     prior.save(options.output)
     print(f"{prior}\n\nwritten to {options.output}")
-    _write(options.plot, picture, "figure")
+    write(options.plot, image, "figure")
 
 
 def _fit(options: argparse.Namespace) -> None:
+    check_outputs([options.prior, options.csv], [options.table], options.plot)
     if options.prior is None:
         law, options.plot = kinetics.JMAK, options.plot or "fit.png"
         if options.law or options.x or options.y or options.by or options.sigma or options.conditions:
@@ -154,10 +142,10 @@ def _fit(options: argparse.Namespace) -> None:
         curves = _curves(options, law, tuple(dict.fromkeys((*prior.conditions, *_names(options.conditions)))))
     fits = Calibrator(law, prior, options.level).fit_many(curves)
     result = fits[0] if len(fits) == 1 else fits
-    picture = _picture(result, options.plot)
+    image = picture(result.plot, options.plot)
     print(result)
-    _write(options.table, options.table and fits.to_frame().to_csv(index=False).encode(), "estimates")
-    _write(options.plot, picture, "figure")
+    write(options.table, options.table and fits.to_frame().to_csv(index=False).encode(), "estimates")
+    write(options.plot, image, "figure")
 
 
 def _curves(options: argparse.Namespace, law: Law, conditions: Sequence[str]) -> Curves:
@@ -231,25 +219,3 @@ def _law_of_prior(options: argparse.Namespace) -> Law:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _picture(result: object, path: str | None) -> bytes | None:
-    """Return the picture as the file type of the path; drawn before anything is written."""
-    if path is None:
-        return None
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, buffer = result.plot().figure, io.BytesIO()
-    figure.savefig(buffer, dpi=150, format=Path(path).suffix[1:])
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def _write(path: str | None, content: bytes | None, what: str) -> None:
-    """Write the file whole or not at all, and say so; nothing without a path."""
-    if path is not None:
-        write_atomically(path, lambda temporary: temporary.write_bytes(content))
-        print(f"{what}: {path}")

@@ -73,8 +73,8 @@ def draw_movement(
     """Return a random movement that stays, at every instant, within the limits given and the chain's own.
 
     Coefficients are N(0, 1) / harmonic, scaled by one factor for all joints until the first of them meets a limit; the
-    offset is uniform over what then stays inside. Between the instants looked at, the bound of Ehlich and Zeller holds: a
-    trigonometric polynomial of degree K exceeds its largest of N even samples by at most 1 / cos(pi K / N).
+    offset is uniform over what then stays inside. Between the instants looked at, the bound of Ehlich and Zeller
+    holds: a trigonometric polynomial of degree K exceeds its largest of N even samples by at most 1 / cos(pi K / N).
 
     Args:
         chain: whose joint limits (and speeds, where lower) hold.

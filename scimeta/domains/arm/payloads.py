@@ -7,6 +7,10 @@ from torch import Tensor
 
 from scimeta.domains.arm.weighing import PayloadPrior
 
+_KNOWN, _UNKNOWN = 0.01, 0.1  # m, standard deviation of a centre of mass that was stated, and of one that was not
+_EDGES, _EDGES_SD = 0.1, 0.035  # m, of payloads of which nobody says how large they are
+_VIEWS = 64  # a power of two
+
 
 def payload_prior(mass: Tensor, com: Tensor, edges: Tensor | float = 0.1) -> PayloadPrior:
     """What payloads are like, from those of the past or draws of one's belief: mean and covariance of the parameters.
@@ -27,6 +31,45 @@ def payload_prior(mass: Tensor, com: Tensor, edges: Tensor | float = 0.1) -> Pay
     if not parameters.isfinite().all():
         raise ValueError("payload_prior: mass, com and edges must be finite; leave out payloads with blanks")
     return PayloadPrior(parameters.mean(0), parameters.mT.cov())
+
+
+def prior_of_labels(mass: Tensor, com: Tensor | None = None) -> PayloadPrior:
+    """What payloads are like, from labels that may be blank: as `payload_prior` of many bodies that each label allows.
+
+    A body has the mass that was stated. Its centre of mass lies within .01 m (standard deviation) of where it was
+    stated to be, within .1 m of the origin of the last link's frame where it was not; its edges are .1 +- .035 m. So
+    the prior leaves all ten parameters open, even if all payloads were hung at one point.
+
+    Args:
+        mass: (payloads,) kg; those unknown (nan) and empty hands (0) are left out.
+        com: (payloads, 3) m; nan where unknown; all unknown by default.
+    Raises: ValueError for shapes that do not fit, or fewer than two different masses.
+
+    >>> prior = prior_of_labels(torch.tensor([1.0, 3.0, torch.nan, 0.0]))
+    >>> prior.mean[0].item(), round(prior.covariance[0, 0].sqrt().item(), 2)
+    (2.0, 1.0)
+    """
+    mass = torch.as_tensor(mass, dtype=torch.float64)
+    com = torch.as_tensor(torch.full((*mass.shape, 3), torch.nan) if com is None else com, dtype=torch.float64)
+    if mass.ndim != 1 or com.shape != (len(mass), 3):
+        raise ValueError(
+            f"prior_of_labels: mass must be (payloads,) and com (payloads, 3); got {tuple(mass.shape)} and "
+            f"{tuple(com.shape)}"
+        )
+    held = mass.isfinite() & (mass > 0)
+    mass, com = mass[held], com[held]
+    if len(mass.unique()) < 2:
+        raise ValueError(
+            f"prior_of_labels: expected payloads of two different masses or more; of {len(held)} trials {len(mass)} "
+            "have a mass above zero" + " and it is the same" * (len(mass) > 1)
+        )
+    # Evenly spread over (-1, 1), less the first, which is the corner; times sqrt(3) the variance is one.
+    even = torch.quasirandom.SobolEngine(6).draw(_VIEWS, dtype=torch.float64)[1:]
+    views = 3**0.5 * (2 * even - 1)  # (views, 6)
+    spread = torch.where(com.isfinite(), _KNOWN, _UNKNOWN)
+    centres = com.nan_to_num()[:, None] + spread[:, None] * views[:, :3]  # (payloads, views, 3)
+    edges = (_EDGES + _EDGES_SD * views[:, 3:]).expand_as(centres)
+    return payload_prior(mass.repeat_interleave(len(views)), centres.flatten(0, 1), edges.flatten(0, 1))
 
 
 def given_mass(prior: PayloadPrior, mass: Tensor) -> tuple[Tensor, Tensor]:

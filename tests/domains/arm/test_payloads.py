@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scimeta.domains.arm.payloads import given_mass, payload_prior
+from scimeta.domains.arm.payloads import given_mass, payload_prior, prior_of_labels
 from simulators import arm as simulator
 
 
@@ -40,3 +40,43 @@ def test_a_prior_needs_two_payloads_without_blanks():
         payload_prior(torch.ones(1), com[:1])
     with pytest.raises(ValueError, match="leave out payloads with blanks"):
         payload_prior(torch.tensor([1.0, torch.nan]), com)
+
+
+def test_labels_without_blanks_give_nearly_the_prior_of_their_boxes():
+    payloads = simulator.draw_payloads(300, np.random.default_rng(0))
+    mass, com = torch.tensor([p.mass for p in payloads]), torch.tensor(np.array([p.com for p in payloads]))
+    stated, exact = prior_of_labels(mass, com), payload_prior(mass, com)
+    torch.testing.assert_close(stated.mean[:4], exact.mean[:4], rtol=1e-9, atol=1e-9)
+    spread, narrow = (torch.linalg.cholesky(prior.covariance).diagonal() for prior in (stated, exact))
+    assert (spread[4:] > narrow[4:]).all()  # edges are open too
+    spread, narrow = (prior.covariance.diagonal().sqrt()[:4] for prior in (stated, exact))
+    torch.testing.assert_close(spread, narrow, rtol=0.1, atol=0)
+
+
+def test_a_centre_of_mass_that_is_blank_is_ten_centimetres_about_the_origin():
+    # One mass twice over, with next to no difference, so that what varies is the centre of mass.
+    mean, covariance = prior_of_labels(torch.tensor([2.0, 2.0 + 1e-6]))
+    np.testing.assert_allclose(mean[1:4], 0, atol=1e-12)
+    np.testing.assert_allclose(covariance[1:4, 1:4] / 4, 0.01 * np.eye(3), rtol=0, atol=1e-3)
+
+
+def test_weights_hung_at_one_point_leave_all_ten_parameters_open():
+    com = torch.tensor([[0.0, 0.0, 0.1]]).expand(3, 3)
+    prior = prior_of_labels(torch.tensor([1.0, 2.0, 3.0]), com)
+    assert torch.linalg.matrix_rank(payload_prior(torch.tensor([1.0, 2.0, 3.0]), com).covariance) == 1
+    scale = prior.covariance.diagonal().sqrt()
+    assert torch.linalg.eigvalsh(prior.covariance / scale / scale[:, None])[0] > 1e-6
+
+
+def test_empty_hands_and_blanks_do_not_say_what_payloads_are_like():
+    mass, com = torch.tensor([1.0, 2.0, 0.0, torch.nan]), torch.full((4, 3), torch.nan)
+    com[0] = torch.tensor([0.0, 0.01, 0.1])
+    for part, expected in zip(prior_of_labels(mass, com), prior_of_labels(mass[:2], com[:2]), strict=True):
+        torch.testing.assert_close(part, expected)
+
+
+def test_labels_of_one_mass_alone_are_refused():
+    with pytest.raises(ValueError, match="of 3 trials 2 have a mass above zero and it is the same"):
+        prior_of_labels(torch.tensor([1.0, 1.0, 0.0]))
+    with pytest.raises(ValueError, match=r"mass must be .payloads,. and com .payloads, 3.; got .2,. and .3, 3."):
+        prior_of_labels(torch.ones(2), torch.zeros(3, 3))
