@@ -145,7 +145,7 @@ def test_an_arm_described_otherwise_is_told_by_its_urdf(folder: Path, capsys: py
     text = urdf.read_text(encoding="utf-8")
     assert text.count('<mass value="2.7"/>') == 1
     urdf.write_text(text.replace('<mass value="2.7"/>', '<mass value="2.8"/>'), encoding="utf-8")
-    assert "torques or URDF not that of the arm that was learned" in weighed(capsys, "weigher.safetensors").err
+    assert "the URDF is not that of the arm that was learned" in weighed(capsys, "weigher.safetensors").err
 
 
 def test_masses_that_are_not_known_are_left_out_of_the_score(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
