@@ -1,0 +1,285 @@
+"""What is worth how much: the reward weights of a new goal from a handful of rewards.
+
+A reward is phi . w + noise, and w is one more fast parameter with a prior, that over goals. On a law that is linear in
+its parameters one Gauss-Newton step is the whole posterior. It is taken here through a singular value decomposition,
+which also holds where rewards have no noise or leave directions of w open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from scipy import special
+
+from scimeta.calibration.intervals import Estimate, probability
+from scimeta.calibration.prior import Prior
+from scimeta.domains.gridworld.goals import check_names
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+_WIDE = 1e3  # standard deviations of weights without a prior, in units of what the rewards suggest
+_DECADE = np.log(10.0)  # standard deviation of the log of an unknown noise
+_NOISES = np.linspace(-3.0, 3.0, 61)  # around its expected log, in standard deviations
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The posterior of a goal's reward weights; ``found["park"]`` is an Estimate.
+
+    Attributes:
+        names: of the weights.
+        mean: (d,).
+        covariance: (d, d).
+        before: (d,) standard deviations under the prior; inf where there was none.
+        sigma: standard deviation of a reward's noise, as given or as estimated.
+        rewards: number of rewards seen.
+        level: probability of the intervals.
+    """
+
+    names: tuple[str, ...]
+    mean: ndarray
+    covariance: ndarray
+    before: ndarray
+    sigma: float
+    rewards: int
+    level: float = 0.9
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    @property
+    def std(self) -> ndarray:
+        """(d,) standard deviations."""
+        return np.sqrt(np.diag(self.covariance))
+
+    def __getitem__(self, name: str) -> Estimate:
+        if name not in self.names:
+            raise KeyError(f"Unknown weight {name!r}; there are {', '.join(self.names)}")
+        i = self.names.index(name)
+        value, std, before = float(self.mean[i]), float(self.std[i]), float(self.before[i])
+        reach = float(special.ndtri(0.5 + 0.5 * self.level)) * std
+        share = 1.0 - (std / before) ** 2 if np.isfinite(before) else 1.0
+        return Estimate(name, value, value - reach, value + reach, self.level, "", std, min(max(share, 0.0), 1.0))
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """name -> Estimate."""
+        return {name: self[name] for name in self.names}
+
+    def sample(self, n: int, rng: np.random.Generator) -> ndarray:
+        """Return (n, d) draws of the weights: for each, successor features give a value and a best route."""
+        roots, directions = np.linalg.eigh(self.covariance)
+        return self.mean + rng.standard_normal((n, len(self))) @ (directions * np.sqrt(roots.clip(min=0.0))).T
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a weight: value, lower, upper, std, from_data."""
+        import pandas as pd
+
+        parts = ("value", "lower", "upper", "std", "from_data")
+        rows = {name: [getattr(estimate, part) for part in parts] for name, estimate in self.estimates.items()}
+        return pd.DataFrame.from_dict(rows, "index", columns=list(parts))
+
+    def __str__(self) -> str:
+        table = self.to_frame()
+        shown = table if len(self) <= 20 else table.loc[table["value"].abs().sort_values(ascending=False).index[:20]]
+        more = "" if len(self) <= 20 else f"\n... and {len(self) - 20} smaller ones; to_frame() has all"
+        head = f"reward weights from {self.rewards} rewards, noise sd {self.sigma:.3g}, {self.level:.0%} intervals"
+        return f"{head}\n{shown.to_string(float_format=lambda v: f'{v:.4g}')}{more}"
+
+    def plot(self, ax: Axes | None = None, truth: ndarray | None = None) -> Axes:
+        """Draw each weight with its interval, and the true ones (d,) where they are known."""
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        reach = special.ndtri(0.5 + 0.5 * self.level) * self.std
+        ax.axhline(0.0, color="0.7", lw=0.8)
+        ax.errorbar(range(len(self)), self.mean, reach, fmt="o", capsize=3, label=f"{self.level:.0%} interval")
+        if truth is not None:
+            ax.plot(range(len(self)), truth, "x", color="k", label="truth")
+        if len(self) <= 20:
+            ax.set_xticks(range(len(self)), self.names, rotation=30, ha="right")
+        ax.set(ylabel="reward weight", title=f"after {self.rewards} rewards")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False)
+        return ax
+
+
+def learn_weights(
+    features: ndarray,
+    rewards: ndarray,
+    prior: Prior | None = None,
+    sigma: float | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    level: float = 0.9,
+) -> Weights:
+    """Return the posterior of w after rewards r = phi . w + noise.
+
+    Args:
+        features: (n, d) features phi of the states entered.
+        rewards: (n,) their rewards; n may be 0 where there is a prior.
+        prior: over goals, of :func:`goal_prior` or ``calibration.learn_prior``; none if None.
+        sigma: standard deviation of the noise; 0 for rewards without noise. None: not known. It is then a log-normal
+            variable, a decade wide, about the prior's noise (without a prior, a tenth of the rewards' root mean
+            square), and the posterior is averaged over it.
+        names: of the weights; the prior's, or w0, w1, ...
+        level: probability of the intervals.
+
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite (named), a negative sigma.
+
+    >>> found = learn_weights(np.eye(2)[[0, 1, 1]], np.array([1.0, 4.0, 4.0]), sigma=0.0, names=["park", "station"])
+    >>> found.mean.round(9), found["park"].value
+    (array([1., 4.]), 1.0)
+    """
+    features, rewards = _checked(features, rewards)
+    if prior is None and not len(rewards):
+        raise ValueError("learn_weights: without a prior at least one reward is needed; got none")
+    if sigma is not None and not (np.isfinite(sigma) and sigma >= 0):
+        raise ValueError(f"learn_weights: sigma must be 0 or more, or None where it is not known; got {sigma}")
+    size = features.shape[1]
+    scale = float(np.sqrt((rewards**2).mean())) if rewards.any() else 1.0
+    if prior is None:
+        width = scale / (float(np.sqrt((features**2).sum(1).mean())) or 1.0)
+        mean, root, noise = np.zeros(size), _WIDE * width * np.eye(size), 0.1 * scale
+    else:
+        mean, root, noise = *_population(prior, size), prior.noise
+    names = check_names(names if names is not None or prior is None else prior.law.fast, size, "learn_weights")
+    data = _Whitened(features @ root, rewards - features @ mean)
+    if sigma is None:
+        sigma, z, covariance = data.averaged(noise)
+    else:
+        z, covariance = data.posterior(float(sigma))
+    before = np.full(size, np.inf) if prior is None else np.sqrt((root**2).sum(1))
+    found = root @ covariance @ root.T
+    return Weights(
+        names, mean + root @ z, 0.5 * (found + found.T), before, float(sigma), len(rewards), probability(level)
+    )
+
+
+class Place(NamedTuple):
+    """Where to look next.
+
+    Attributes:
+        state: the most informative one.
+        gains: (states,) information that one reward there gives, nats (per step of travel where that was asked); 0
+            where no way leads.
+    """
+
+    state: int
+    gains: ndarray
+
+
+def next_place(
+    found: Weights, features: ndarray, *, steps: ndarray | None = None, value: ndarray | None = None
+) -> Place:
+    """Return the state whose reward would teach most: 1/2 log(variance before / after), in nats.
+
+    Args:
+        found: what is known of the weights.
+        features: (states, d) of each state.
+        steps: (states,) steps to each; the gain is then per step, and states at inf are left out. A state where the
+            agent is counts as one step away.
+        value: (d,) successor features of a start under a policy: then the gain is about the value there, u . w; None
+            for all of w.
+
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, no state that can be reached.
+
+    >>> found = learn_weights(np.eye(2)[[0, 0, 0]], np.array([1.0, 1.1, 0.9]), sigma=0.1)
+    >>> next_place(found, np.eye(2)).state
+    1
+    """
+    features = np.asarray(features, dtype=float)
+    if features.ndim != 2 or features.shape[1] != len(found) or not np.isfinite(features).all():
+        raise ValueError(f"next_place: features must be (states, {len(found)}), finite; got shape {features.shape}")
+    reach = features @ found.covariance  # (states, d)
+    variance = (reach * features).sum(1)
+    noise = max(found.sigma**2, 1e-9 * float(variance.max(initial=1e-300)))  # without noise the gain would be infinite
+    if value is None:
+        gains = 0.5 * np.log1p(variance.clip(min=0.0) / noise)
+    else:
+        value = np.asarray(value, dtype=float)
+        if value.shape != (len(found),) or not np.isfinite(value).all():
+            raise ValueError(f"next_place: value must be ({len(found)},) finite features; got shape {value.shape}")
+        before = max(float(value @ found.covariance @ value), 1e-300)
+        explained = (reach @ value) ** 2 / (variance + noise) / before
+        gains = -0.5 * np.log1p(-explained.clip(max=1.0 - 1e-9))
+    if steps is not None:
+        steps = np.asarray(steps, dtype=float)
+        if steps.shape != gains.shape or np.isnan(steps).any() or not np.isfinite(steps).any() or steps.min() < 0:
+            raise ValueError(f"next_place: steps must be ({len(gains)},), 0 or more, some finite; got {steps.shape}")
+        gains = gains / np.maximum(steps, 1.0)
+    return Place(int(gains.argmax()), gains)
+
+
+class _Whitened:
+    """Residuals e = B z + noise of parameters z that are standard normal before."""
+
+    def __init__(self, design: ndarray, residuals: ndarray) -> None:
+        tall, short = np.linalg.qr(design)  # many rewards would make the singular vectors below large
+        left, singular, self.right = np.linalg.svd(short)
+        kept = singular > 1e-12 * singular.max(initial=0.0)
+        self.singular = singular[kept]
+        self.along = (tall @ left[:, : len(singular)][:, kept]).T @ residuals
+        self.across = max(float(residuals @ residuals - self.along @ self.along), 0.0)
+        self.count = len(residuals)
+
+    def posterior(self, sigma: float) -> tuple[ndarray, ndarray]:
+        """Return mean (d,) and covariance (d, d) of z."""
+        squares = self.singular**2 + sigma**2
+        variance = np.ones(len(self.right))
+        variance[: len(squares)] = sigma**2 / squares
+        mean = (self.singular / squares * self.along) @ self.right[: len(squares)]
+        return mean, (self.right.T * variance) @ self.right
+
+    def averaged(self, noise: float) -> tuple[float, ndarray, ndarray]:
+        """Return the noise, and mean and covariance of z, over what the residuals say of the noise."""
+        sigmas = np.exp(np.log(noise) + _DECADE * _NOISES)
+        squares = self.singular**2 + sigmas[:, None] ** 2  # (noises, kept)
+        fit = (self.along**2 / squares + np.log(squares)).sum(1) + self.across / sigmas**2
+        log = -0.5 * (fit + 2 * (self.count - len(self.singular)) * np.log(sigmas) + _NOISES**2)
+        weight = special.softmax(log)
+        means, covariances = zip(*(self.posterior(sigma) for sigma in sigmas), strict=True)
+        mean = weight @ np.array(means)
+        centred = np.array(means) - mean
+        covariance = np.tensordot(weight, np.array(covariances), 1) + (weight[:, None] * centred).T @ centred
+        return float(np.exp(weight @ np.log(sigmas))), mean, covariance
+
+
+def _population(prior: Prior, size: int) -> tuple[ndarray, ndarray]:
+    """Return mean (d,) of the prior's population and a root (d, d) of its covariance."""
+    if not isinstance(prior, Prior):
+        raise TypeError(f"learn_weights: prior must be a Prior, of goal_prior; got {type(prior).__name__}")
+    if len(prior.law.fast) != size or prior.conditions:
+        raise ValueError(
+            f"learn_weights: the prior is over {prior.law.describe()}"
+            + (f" given {', '.join(prior.conditions)}" if prior.conditions else "")
+            + f"; the features have {size} columns: they must be as many, and the prior without conditions"
+        )
+    gaussian = prior.gaussian(prior.design([{}]))
+    return gaussian.mean[0].numpy(), np.linalg.cholesky(gaussian.covariance.numpy())
+
+
+def _checked(features: ndarray, rewards: ndarray) -> tuple[ndarray, ndarray]:
+    features, rewards = np.asarray(features, dtype=float), np.asarray(rewards, dtype=float)
+    if features.ndim != 2 or rewards.shape != features.shape[:1] or not features.shape[1]:
+        raise ValueError(
+            f"learn_weights: features must be (n, d) and rewards (n,); got {features.shape} and {rewards.shape}"
+        )
+    for name, values in (("rewards", rewards), ("features", features)):
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            index = tuple(bad[0].tolist())
+            raise ValueError(
+                f"learn_weights: {name}{list(index)} is {values[index]}; drop that reward or correct it "
+                f"({len(bad)} values are not finite)"
+            )
+    return features, rewards

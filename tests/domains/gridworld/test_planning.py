@@ -1,0 +1,125 @@
+"""Value and policy iteration, against shortest paths, every policy there is, and each other."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from scimeta.domains.gridworld.planning import evaluate_policy, greedy, policy_iteration, value_iteration
+from scimeta.domains.gridworld.scores import distances, path_lengths
+from scimeta.domains.gridworld.transitions import Transitions, expect, transitions, uniform_policy
+from simulators.gridworld.layouts import maze, street_city, town
+
+GAMMA = 0.95
+
+
+def of(city) -> Transitions:
+    return transitions(city.next, city.probability)
+
+
+def random_map(rng: np.random.Generator, states: int, actions: int, outcomes: int) -> Transitions:
+    after = rng.integers(0, states, (states, actions, outcomes))
+    return transitions(after, rng.dirichlet(np.ones(outcomes), (states, actions)))
+
+
+def test_goal_values_are_those_of_the_shortest_paths():
+    made, goal = of(street_city()), 100
+    far = distances(made, goal)
+    want = GAMMA ** np.maximum(far - 1, 0) / (1 - GAMMA)
+    reward = np.eye(made.states)[goal]
+    swept, solved = value_iteration(made, reward, GAMMA), policy_iteration(made, reward, GAMMA)
+    np.testing.assert_allclose(swept.values, want, rtol=1e-9)
+    np.testing.assert_allclose(solved.values, want, rtol=1e-12)
+    for plan in (swept, solved):
+        assert plan.converged
+        np.testing.assert_array_equal(path_lengths(made, plan.actions, goal), far)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_policy_of_all_is_better_than_the_plan(seed):
+    rng = np.random.default_rng(seed)
+    made, reward = random_map(rng, states=5, actions=3, outcomes=2), rng.standard_normal(5)
+    every = [evaluate_policy(made, np.array(actions), reward, 0.8) for actions in product(range(3), repeat=5)]
+    best = np.max(every, axis=0)
+    np.testing.assert_allclose(value_iteration(made, reward, 0.8).values, best, atol=1e-10)
+    np.testing.assert_allclose(policy_iteration(made, reward, 0.8).values, best, atol=1e-12)
+
+
+def test_several_rewards_at_once_are_each_by_itself():
+    made, rewards = of(town()), np.random.default_rng(0).standard_normal((105, 4))
+    together = value_iteration(made, rewards, GAMMA)
+    for column in range(4):
+        alone = value_iteration(made, rewards[:, column], GAMMA)
+        np.testing.assert_allclose(together.values[:, column], alone.values, atol=1e-10)
+        actions = together.actions[:, column]
+        np.testing.assert_allclose(evaluate_policy(made, actions, rewards[:, column], GAMMA), alone.values, atol=1e-9)
+
+
+def test_no_improvement_makes_any_state_worse_and_the_error_holds():
+    rng = np.random.default_rng(1)
+    made = random_map(rng, states=60, actions=4, outcomes=3)
+    reward = rng.standard_normal(60)
+    best = policy_iteration(made, reward, GAMMA).values
+    before = evaluate_policy(made, uniform_policy(made), reward, GAMMA)
+    for steps in range(1, 5):
+        plan = policy_iteration(made, reward, GAMMA, steps=steps)
+        assert (plan.values >= before - 1e-12).all()
+        assert (best - plan.values <= plan.error + 1e-12).all()
+        np.testing.assert_allclose(plan.values, evaluate_policy(made, plan.actions, reward, GAMMA), atol=1e-12)
+        before = plan.values
+    with pytest.warns(RuntimeWarning, match="did not converge in 20 steps"):
+        swept = value_iteration(made, reward, GAMMA, steps=20)
+    assert not swept.converged and "NOT converged" in str(swept)
+    assert 0 < np.abs(best - swept.values).max() <= swept.error
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_policy_iteration_ends_where_gains_and_losses_cancel(seed):
+    # Zero-sum rewards on a map full of ties: rounding alone must not keep the policy changing.
+    rng = np.random.default_rng(seed)
+    made = of(maze(21, loops=0.5))
+    reward = np.where(rng.random(made.states) < 0.3, rng.choice([-0.1, 0.1, 0.3, -0.3], made.states), 0)
+    plan = policy_iteration(made, reward, GAMMA)
+    assert plan.converged and plan.steps < 40 and plan.error < 1e-10
+
+
+def test_a_plan_from_a_start_near_the_best_takes_few_steps():
+    made, reward = of(town()), np.eye(105)[40]
+    plan = policy_iteration(made, reward, GAMMA)
+    again = policy_iteration(made, reward, GAMMA, start=plan.actions)
+    assert again.steps == 0 and again.converged
+    np.testing.assert_array_equal(again.actions, plan.actions)
+
+
+def test_greedy_keeps_what_ties_and_sees_tiny_differences_between_tiny_values():
+    values = np.array([[1e-200, 2e-200], [1.0, 1 + 1e-15], [0.0, 0.0]])
+    np.testing.assert_array_equal(greedy(values), [1, 0, 0])
+    np.testing.assert_array_equal(greedy(values, held=np.array([0, 1, 1])), [1, 1, 1])
+
+
+def test_without_discount_the_next_step_alone_counts():
+    made, reward = of(town()), np.random.default_rng(2).standard_normal(105)
+    want = expect(made, reward).max(1)
+    np.testing.assert_allclose(value_iteration(made, reward, 0.0).values, want)
+    np.testing.assert_allclose(policy_iteration(made, reward, 0.0).values, want)
+
+
+@pytest.mark.parametrize("plan", [value_iteration, policy_iteration])
+def test_bad_input_is_refused_by_name(plan):
+    made = of(town())
+    with pytest.raises(ValueError, match=f"{plan.__name__}: gamma must be"):
+        plan(made, np.zeros(105), 1.0)
+    with pytest.raises(ValueError, match=f"{plan.__name__}: rewards must be finite; state 3 has nan"):
+        plan(made, np.where(np.arange(105) == 3, np.nan, 0.0), 0.9)
+    with pytest.raises(ValueError, match=rf"{plan.__name__}: rewards must be \(105,\)"):
+        plan(made, np.zeros(104), 0.9)
+
+
+def test_policy_iteration_wants_one_reward_and_a_step():
+    made = of(town())
+    with pytest.raises(ValueError, match=r"rewards must be \(105,\); got \(105, 2\)"):
+        policy_iteration(made, np.zeros((105, 2)), 0.9)
+    with pytest.raises(ValueError, match="steps must be 1 or more"):
+        policy_iteration(made, np.zeros(105), 0.9, steps=0)
