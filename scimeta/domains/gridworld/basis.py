@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy import ndarray
 
@@ -75,7 +77,13 @@ def basis_weights(features: int, avoid: float = 1.0) -> ndarray:
 
 
 def basis_library(
-    transitions: Transitions, features: ndarray, gamma: float, *, avoid: float = 1.0, epsilon: float = 0.01
+    transitions: Transitions,
+    features: ndarray,
+    gamma: float,
+    *,
+    names: Sequence[str] | None = None,
+    avoid: float = 1.0,
+    epsilon: float = 0.01,
 ) -> Library:
     """Return a library that serves any signs of the weights: for each feature the policy that seeks it.
 
@@ -83,15 +91,20 @@ def basis_library(
         transitions: of the map.
         features: phi, (states, features), as indicators of places.
         gamma: the discount, at least 0 and below 1.
+        names: of the features; 0, 1, ... if None.
         avoid: how much each policy shuns the other features, see :func:`basis_weights`.
         epsilon: by which the policies are softened; a little tells each what lies beside its route.
 
-    Errors as :func:`library`.
+    Raises:
+        ValueError: names that do not match the features; as :func:`library`.
     """
     features = check_state_values(transitions, features, "basis_library", "features")
     if features.ndim != 2:
         raise ValueError(f"basis_library: features must be ({transitions.states}, features); got {features.shape}")
+    names = range(features.shape[1]) if names is None else names
+    if len(names) != features.shape[1] or len(set(names)) != len(names):
+        raise ValueError(f"basis_library: {features.shape[1]} features need as many different names; got {list(names)}")
     weights = basis_weights(features.shape[1], avoid)
     best = value_iteration(transitions, features @ weights.T, gamma).actions
-    policies = {f"seek {i}": soften(best[:, i], epsilon, transitions.actions) for i in range(len(weights))}
+    policies = {f"seek {name}": soften(best[:, i], epsilon, transitions.actions) for i, name in enumerate(names)}
     return library(transitions, policies, features, gamma)

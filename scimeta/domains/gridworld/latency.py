@@ -43,8 +43,8 @@ def search_order(first: ndarray, between: ndarray, weights: ndarray, beam: int =
     orders = [found]
     if beam > 1 and cells > 2:
         half = int(np.searchsorted(np.cumsum(weight[found]), 0.5))
-        tail = np.concatenate([found[:half], improve(distance, found[half:], weight)])
-        orders += [tail, improve(distance, tail, weight)]
+        tail = np.concatenate([found[:half], shorten(distance, found[half:], weight)])
+        orders += [tail, shorten(distance, tail, weight)]
     return min(orders, key=lambda order: _judge(distance, order, weight))[1:] - 1
 
 
@@ -53,7 +53,7 @@ def arrivals(distance: ndarray, order: ndarray) -> ndarray:
     return np.concatenate([[0.0], np.cumsum(distance[order[:-1], order[1:]])])
 
 
-def improve(distance: ndarray, order: ndarray, weight: ndarray) -> ndarray:
+def shorten(distance: ndarray, order: ndarray, weight: ndarray) -> ndarray:
     """Return the order after the best changes, one after the other, until none helps; its first cell stays.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy import ndarray
 from scipy.sparse import csr_array
@@ -132,7 +134,12 @@ def success_weighted_path_length(steps: ndarray, shortest: ndarray) -> ndarray:
 
 
 def route(
-    transitions: Transitions, policy: ndarray, start: int, goal: int, *, rng: np.random.Generator | None = None
+    transitions: Transitions,
+    policy: ndarray,
+    start: int,
+    goal: int | Sequence[int] | ndarray,
+    *,
+    rng: np.random.Generator | None = None,
 ) -> list[int] | None:
     """Return the states from start to goal, both included, along a policy; None where it does not lead there.
 
@@ -140,7 +147,7 @@ def route(
         transitions: of the map.
         policy: (states,) actions or (states, actions) probabilities.
         start: state.
-        goal: state.
+        goal: state, or states any of which will do, such as the cells of a park.
         rng: draws actions and outcomes, at most ten times as many as there are states; None takes the likeliest ones.
 
     Raises:
@@ -150,19 +157,22 @@ def route(
     >>> street = transitions([[0, 1], [0, 2], [1, 2]])
     >>> route(street, np.array([1, 1, 1]), start=0, goal=2)
     [0, 1, 2]
+    >>> route(street, np.array([1, 1, 1]), start=0, goal=[2, 1])
+    [0, 1]
     >>> print(route(street, np.array([0, 0, 0]), start=0, goal=2))
     None
     """
     policy = check_policy(transitions, policy, "route")
-    place, goal = check_state(transitions, start, "route", "start"), check_state(transitions, goal, "route", "goal")
+    place = check_state(transitions, start, "route", "start")
+    goals = {check_state(transitions, goal, "route", "goal") for goal in np.atleast_1d(goal)}
     after, _ = _likeliest(transitions, policy)
     states = [place]
     for _ in range(transitions.states if rng is None else 10 * transitions.states):
-        if place == goal:
+        if place in goals:
             return states
         place = int(after[place] if rng is None else _draw(transitions, policy, np.array([place]), rng)[0])
         states.append(place)
-    return states if place == goal else None
+    return states if place in goals else None
 
 
 def describe_route(transitions: Transitions, states: list[int] | None, start: int, goal: int) -> str:

@@ -220,3 +220,11 @@ def test_an_empty_library_and_wrong_numbers_are_refused():
         soften(walk["walk"], 1.5)
     with pytest.raises(ValueError, match="needs actions, their number"):
         soften(np.array([0, 1]), 0.5)
+
+
+def test_a_basis_of_places_carries_their_names():
+    street = transitions([[0, 0, 1], [0, 1, 2], [1, 2, 2]])
+    assert basis_library(street, np.eye(3)[:, :2], 0.9, names=["park", "market"]).names == ("seek park", "seek market")
+    for names in (["park"], ["park", "park"]):
+        with pytest.raises(ValueError, match="2 features need as many different names"):
+            basis_library(street, np.eye(3)[:, :2], 0.9, names=names)

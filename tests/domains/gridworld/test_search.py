@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scimeta.domains.gridworld.belief import cell_belief, update_belief
-from scimeta.domains.gridworld.latency import arrivals, improve, search_order
+from scimeta.domains.gridworld.latency import arrivals, search_order, shorten
 from scimeta.domains.gridworld.search import expected_steps, search_route
 from scimeta.domains.gridworld.transitions import Transitions, transitions
 from simulators.gridworld.city import City, read_city
@@ -73,7 +73,7 @@ def test_improving_an_order_lowers_its_mean_to_where_no_exchange_of_two_stretche
     between = np.linalg.norm(points[:, None] - points, axis=-1) + 0.3 * rng.random((9, 9)) * (1 - np.eye(9))
     weights = rng.dirichlet(np.ones(9))
     start = rng.permutation(9)
-    order = improve(between, start, weights)
+    order = shorten(between, start, weights)
 
     def mean(order: np.ndarray) -> float:
         return weights[order] @ arrivals(between, order)
@@ -86,6 +86,18 @@ def test_improving_an_order_lowers_its_mean_to_where_no_exchange_of_two_stretche
             changes = [stretch[::-1], *(np.roll(stretch, k) for k in range(1, len(stretch)))]
             for change in changes:
                 assert mean(np.concatenate([order[:begin], change, order[end:]])) >= mean(order) - 1e-9
+
+
+def test_ties_broken_by_chance_spread_the_wait_over_the_cells_at_no_cost() -> None:
+    city, rng = four_rooms(), np.random.default_rng(0)
+    steps = expected_steps(world(city))
+    times = {}
+    for name, chance in (("same", None), ("spread", rng)):
+        routes = [search_route(world(city), s, distances=steps, rng=chance) for s in (3, 40, 75, 100, 120, 140)]
+        times[name] = np.array([entered_first(route.walk, len(city)) for route in routes])
+    assert times["spread"].mean(0).std() < times["same"].mean(0).std()  # over the cells, of the wait for each
+    assert times["spread"].mean() < 1.02 * times["same"].mean()
+    assert np.median(times["spread"]) <= np.median(times["same"]) + 1
 
 
 def test_a_wider_beam_finds_the_reward_sooner_than_the_nearest_cell_each_time() -> None:
