@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from scimeta import arm_cli, datasets
+from scimeta import datasets
 from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.curves import Curves
 from scimeta.calibration.delimited import read_delimited
@@ -19,8 +19,9 @@ from scimeta.calibration.law import Law
 from scimeta.calibration.prior import Prior, read_prior_file
 from scimeta.calibration.tables import read_curves
 from scimeta.calibration.units import is_share
+from scimeta.commands import arm, city
+from scimeta.commands.outputs import check_outputs, picture, write
 from scimeta.domains import kinetics
-from scimeta.outputs import check_outputs, picture, write
 
 LAWS = {name.lower().replace("_", "-"): law for name, law in vars(kinetics).items() if isinstance(law, Law)}
 
@@ -43,7 +44,8 @@ _TYPE_INSTEAD = {  # what the functions advise -> what it is at the command line
     r"learn_prior\(\.\.\.\)\.save\(.*\)": "scimeta learn",
     r"learn_prior needs": "learning needs",
     r"learn_prior: (.*); raise steps or simplify": r"\1; simplify",
-    **arm_cli.TYPE_INSTEAD,
+    **arm.TYPE_INSTEAD,
+    **city.TYPE_INSTEAD,
 }
 
 
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "scimeta", description="Learn from many past experiments how to calibrate the next."
     )
-    commands = parser.add_subparsers(required=True, metavar="{learn,fit,arm}")
+    commands = parser.add_subparsers(required=True, metavar="{learn,fit,arm,city}")
     raw = argparse.RawDescriptionHelpFormatter
 
     learn = commands.add_parser(
@@ -96,7 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a specimen")
     _add_columns(fit)
     fit.set_defaults(run=_fit)
-    arm_cli.add_commands(commands)
+    arm.add_commands(commands)
+    city.add_commands(commands)
     return parser
 
 

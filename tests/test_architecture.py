@@ -25,15 +25,25 @@ TABLE = {
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     # robot.yaml beside a user's recordings.
     "scimeta.domains.arm": {"scimeta.core", "torch", "numpy", "scipy", "pandas", "yaml"},
+    # Successor features are learned for minutes: a bar, and a checkpoint's table of what was reached.
+    "scimeta.domains.gridworld": {
+        "scimeta.calibration",
+        "scimeta.models",
+        "scimeta.core",
+        "torch",
+        "numpy",
+        "scipy",
+        "pandas",
+        "tqdm",
+    },
     "scimeta.analytic": {"torch"},
     "scimeta.files": set(),
     "scimeta.datasets": {"scimeta.calibration"},
     "scimeta": {"scimeta"},
     "scimeta.cli": {"scimeta", "numpy", "pandas", "simulators"},
-    "scimeta.arm_cli": {"scimeta", "torch", "numpy", "simulators"},
-    # The rated load is in the simulators' reading of a URDF, whose path is in robot.yaml.
-    "scimeta.arm_report": {"scimeta", "torch", "numpy", "pandas", "yaml", "simulators"},
-    "scimeta.outputs": {"scimeta.files"},
+    # What a command prints is a table, what it reads a user's file; it brings simulators and domains together.
+    "scimeta.commands": {"scimeta", "torch", "numpy", "pandas", "yaml", "simulators"},
+    "scimeta.commands.outputs": {"scimeta.files"},
     "simulators": {"numpy", "scipy", "pandas", "pybullet", "pybullet_data", "gymnasium", "joblib", "tqdm"},
 }
 
@@ -80,7 +90,7 @@ def test_every_file_imports_only_what_its_layer_may(path: Path) -> None:
         if own != "scimeta" and (name == own or name.startswith(f"{own}.")):
             continue
         if top == "matplotlib":
-            assert name == "matplotlib.pyplot" or own == "scimeta.outputs", f"{path}: {name}"
+            assert name == "matplotlib.pyplot" or own == "scimeta.commands.outputs", f"{path}: {name}"
             continue
         allowed = TABLE[own]
         assert any(name == entry or name.startswith(f"{entry}.") for entry in allowed), f"{dotted(path)} imports {name}"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scimeta.arm_report import advise, alike, comparison, draw_training, masses
+from scimeta.commands.arm_report import advise, alike, comparison, draw_training, masses
+from scimeta.commands.outputs import check_outputs, picture, write
 from scimeta.domains import arm
-from scimeta.outputs import check_outputs, picture, write
 
 if TYPE_CHECKING:
     from simulators.arm import Chain, Robot
