@@ -1,12 +1,18 @@
 """A city learned once: where each step leads, so that a new goal is one new reward vector."""
 
+from scimeta.domains.gridworld.agents import dyna_q, q_learning
 from scimeta.domains.gridworld.basis import basis_library, basis_weights, lazy_walk, soften
 from scimeta.domains.gridworld.batched import Maps, features_of_maps, improve_maps, pad_maps, plan_maps, values_of_maps
 from scimeta.domains.gridworld.belief import cell_belief, update_belief
 from scimeta.domains.gridworld.exact import SuccessorMap, factorize
 from scimeta.domains.gridworld.goals import goal_prior, reward_law
+from scimeta.domains.gridworld.learning import Learning
 from scimeta.domains.gridworld.library import Improved, Library, improve, library, optimality_gap, transfer_bound
+from scimeta.domains.gridworld.meta import Rewards, cell_features, goal_learner, reward_loss, reward_tasks
 from scimeta.domains.gridworld.planning import Plan, evaluate_policy, greedy, policy_iteration, value_iteration
+from scimeta.domains.gridworld.policy_gradient import adapt_exactly, goal_tasks, return_loss, tabular_policy
+from scimeta.domains.gridworld.reuse import policy_reuse
+from scimeta.domains.gridworld.sampled_policy import Walker, Walks, adapt_by_walking, train_sampled, walk_loss
 from scimeta.domains.gridworld.scores import (
     describe_route,
     distances,
@@ -17,7 +23,9 @@ from scimeta.domains.gridworld.scores import (
     success_weighted_path_length,
 )
 from scimeta.domains.gridworld.search import SearchRoute, expected_steps, search_route
+from scimeta.domains.gridworld.sfql import sfql
 from scimeta.domains.gridworld.temporal import Successors, learn_successors
+from scimeta.domains.gridworld.transfer import Transfer, World, q_learning_each
 from scimeta.domains.gridworld.transitions import (
     Transitions,
     expect,
@@ -30,25 +38,37 @@ from scimeta.domains.gridworld.weights import Weights, learn_weights, next_place
 
 __all__ = [
     "Improved",
+    "Learning",
     "Library",
     "Maps",
     "Plan",
+    "Rewards",
     "SearchRoute",
     "SuccessorMap",
     "Successors",
+    "Transfer",
     "Transitions",
+    "Walker",
+    "Walks",
     "Weights",
+    "World",
+    "adapt_by_walking",
+    "adapt_exactly",
     "basis_library",
     "basis_weights",
     "cell_belief",
+    "cell_features",
     "describe_route",
     "distances",
+    "dyna_q",
     "evaluate_policy",
     "expect",
     "expected_steps",
     "factorize",
     "features_of_maps",
+    "goal_learner",
     "goal_prior",
+    "goal_tasks",
     "greedy",
     "improve",
     "improve_maps",
@@ -65,16 +85,26 @@ __all__ = [
     "plan_maps",
     "policy_iteration",
     "policy_matrix",
+    "policy_reuse",
+    "q_learning",
+    "q_learning_each",
     "regret",
+    "return_loss",
     "reward_law",
+    "reward_loss",
+    "reward_tasks",
     "route",
     "search_route",
+    "sfql",
     "soften",
     "success_weighted_path_length",
+    "tabular_policy",
+    "train_sampled",
     "transfer_bound",
     "transitions",
     "uniform_policy",
     "update_belief",
     "value_iteration",
     "values_of_maps",
+    "walk_loss",
 ]
