@@ -4,6 +4,9 @@ from scimeta.domains.gridworld.agents import dyna_q, q_learning
 from scimeta.domains.gridworld.basis import basis_library, basis_weights, lazy_walk, soften
 from scimeta.domains.gridworld.batched import Maps, features_of_maps, improve_maps, pad_maps, plan_maps, values_of_maps
 from scimeta.domains.gridworld.belief import cell_belief, update_belief
+from scimeta.domains.gridworld.deep import DeepSuccessors
+from scimeta.domains.gridworld.deep_maps import PicturedMap
+from scimeta.domains.gridworld.deep_training import learn_deep_successors
 from scimeta.domains.gridworld.exact import SuccessorMap, factorize
 from scimeta.domains.gridworld.goals import goal_prior, reward_law
 from scimeta.domains.gridworld.learning import Learning
@@ -37,10 +40,12 @@ from scimeta.domains.gridworld.transitions import (
 from scimeta.domains.gridworld.weights import Weights, learn_weights, next_place
 
 __all__ = [
+    "DeepSuccessors",
     "Improved",
     "Learning",
     "Library",
     "Maps",
+    "PicturedMap",
     "Plan",
     "Rewards",
     "SearchRoute",
@@ -73,6 +78,7 @@ __all__ = [
     "improve",
     "improve_maps",
     "lazy_walk",
+    "learn_deep_successors",
     "learn_successors",
     "learn_weights",
     "library",
