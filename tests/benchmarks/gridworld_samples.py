@@ -65,9 +65,7 @@ class Row(NamedTuple):
 
 def main(seed: int) -> None:
     """Print the steps on the new goal until competent, of all methods."""
-    print(
-        f"\nSteps on a new goal whose cell must be found, until the greedy policy's mean SPL is {ENOUGH} over all starts;"
-    )
+    print(f"\nSteps on a new goal whose cell must be found, until the greedy policy's mean SPL is {ENOUGH}")
     print(f"  {GOALS} goals, each from {STARTS} starts of the search, or in {RUNS} runs of what learns from scratch")
     heads = f"{'median':>8} {'mean':>9} {'asked':>7} {'got there':>10} {'s a goal':>9}"
     print(f"  {'':<6} {'method':<46} {heads}")

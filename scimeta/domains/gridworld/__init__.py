@@ -4,7 +4,7 @@ from scimeta.domains.gridworld.agents import dyna_q, q_learning
 from scimeta.domains.gridworld.basis import basis_library, basis_weights, lazy_walk, soften
 from scimeta.domains.gridworld.batched import Maps, features_of_maps, improve_maps, pad_maps, plan_maps, values_of_maps
 from scimeta.domains.gridworld.belief import cell_belief, update_belief
-from scimeta.domains.gridworld.deep import DeepSuccessors
+from scimeta.domains.gridworld.deep import DeepSuccessors, load_deep_successors
 from scimeta.domains.gridworld.deep_maps import PicturedMap
 from scimeta.domains.gridworld.deep_training import learn_deep_successors
 from scimeta.domains.gridworld.exact import SuccessorMap, factorize
@@ -82,6 +82,7 @@ __all__ = [
     "learn_successors",
     "learn_weights",
     "library",
+    "load_deep_successors",
     "next_place",
     "normalized_regret",
     "one_hot",
