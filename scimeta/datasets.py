@@ -1,4 +1,4 @@
-"""The curves that ship with the package; sources, licences and columns are told in full in data/README.md."""
+"""The tables that ship with the package; sources, licences and columns are told in full in data/README.md."""
 
 from __future__ import annotations
 
@@ -68,6 +68,22 @@ def bainite() -> Curves:
     ('grain 10 um', 'grain 15 um')
     """
     return read_curves(path("bainite_dilatometry"), conditions=["grain [um]", "temperature [degC]"])
+
+
+def sentences() -> dict[str, list]:
+    """Return 3000 review sentences by column: source ("amazon", "imdb", "yelp"), text, label (1 positive, 0 negative).
+
+    500 of either label from each source; three natural environments for one question. Licence: CC BY 4.0, D. Kotzias.
+
+    Reference: Kotzias, Denil, de Freitas, Smyth, From group to individual labels using deep features, KDD 2015.
+
+    >>> sentences()["text"][1], sentences()["label"][1]
+    ('Good case, Excellent value.', 1)
+    """
+    with path("sentences").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {name: [row[name] for row in rows] for name in ("source", "text")}
+    return {**columns, "label": [int(row["label"]) for row in rows]}
 
 
 def path(name: str) -> Path:

@@ -20,7 +20,10 @@ TABLE = {
     "scimeta.core.checkpoint": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
     "scimeta.models": {"torch"},
     "scimeta.calibration": {"scimeta.core", "scimeta.files", "torch", "numpy", "scipy", "pandas", "pint", "tqdm"},
-    "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib"},
+    # Reports are tables.
+    "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib", "pandas"},
+    # A calibrated law as a scikit-learn estimator.
+    "scimeta.calibration.regressor": {"scimeta.calibration", "numpy", "torch", "sklearn", "pandas"},
     "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     # robot.yaml beside a user's recordings.

@@ -1,0 +1,272 @@
+"""Is a stack honest? Targets of which nothing can be known, and subjects on both sides of a fold."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy import ndarray
+from sklearn.base import clone, is_classifier
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.model_selection import GroupKFold, KFold, check_cv
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import has_fit_parameter, indexable
+
+from scimeta.ensembles.canary import fingerprints, memory, noise, permuted
+from scimeta.ensembles.cross_fit import split
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+HONEST = (0.97, 1.04)
+"""Risk over variance of an honest stack on a target of which nothing can be known."""
+
+_ROSY = 0.25  # weights are learned on the claimed risk, so it may fall short of the real one by this part of it
+
+
+@dataclass(frozen=True, eq=False)
+class StackDiagnosis:
+    """What a stack makes of noise, of a permuted target and of its own; prints as a table.
+
+    All risks (squared error; for classifiers Brier's score) are over that of a constant guess, on rows, or whole
+    subjects, that the stack had not seen.
+
+    Attributes:
+        targets: "noise", "permuted", "own".
+        risks: (3,).
+        errors: (3,) their standard errors, over subjects where there are such.
+        claimed: (3,) risk by the stack's own out-of-fold predictions; NaN for stacks that keep none.
+        straddling: subjects with rows on both sides of an inner fold; without groups, rows that are exact copies of one
+            on the other side.
+        subjects: their number; without groups, that of the rows.
+        grouped: whether groups were given.
+        problems: what is wrong, in words; empty for an honest stack.
+    """
+
+    targets: tuple[str, ...]
+    risks: ndarray
+    errors: ndarray
+    claimed: ndarray
+    straddling: int
+    subjects: int
+    grouped: bool
+    problems: tuple[str, ...]
+
+    @property
+    def honest(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row a target: risk, its standard error, claimed."""
+        import pandas as pd
+
+        index = pd.Index(self.targets, name="target")
+        return pd.DataFrame({"risk": self.risks, "se": self.errors, "claimed": self.claimed}, index=index)
+
+    def __str__(self) -> str:
+        lines = ["risk over that of a constant", f"{'target':<10} {'claimed':>8} {'on unseen':>10}"]
+        rows = zip(self.targets, self.claimed, self.risks, self.errors, strict=True)
+        for name, claimed, risk, error in rows:
+            lines.append(f"{name:<10} {'-' if np.isnan(claimed) else f'{claimed:.3f}':>8} {risk:10.3f} +- {error:.3f}")
+        kind = "subjects with rows" if self.grouped else "rows with an exact copy"
+        lines.append(f"{kind} on both sides of a fold: {self.straddling} of {self.subjects}")
+        verdicts = [f"PROBLEM: {problem}" for problem in self.problems] or ["no leak found"]
+        return "\n".join([*lines, *verdicts])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Return axes with the risks on unseen rows, those claimed, and the band of an honest stack."""
+        import matplotlib.pyplot as plt
+
+        ax = ax if ax is not None else plt.subplots(figsize=(5, 4), layout="constrained")[1]
+        places = np.arange(len(self.targets))
+        ax.axhspan(*HONEST, color="C2", alpha=0.25, lw=0, label="honest on noise")
+        ax.errorbar(places, self.risks, 2 * self.errors, fmt="o", color="C0", capsize=3, label="on unseen rows")
+        ax.plot(places, self.claimed, "x", color="C3", label="claimed")
+        ax.set_xticks(places, self.targets)
+        ax.set(ylabel="risk over that of a constant", ylim=(0, None), xlim=(-0.5, len(places) - 0.5))
+        ax.legend(frameon=False, fontsize="small")
+        return ax
+
+
+def diagnose_stack(
+    stack: Any,
+    X: Any,
+    y: Any,
+    groups: Any = None,
+    *,
+    folds: int = 5,
+    repeats: int = 3,
+    rng: np.random.Generator | None = None,
+) -> StackDiagnosis:
+    """Return whether a stack's inner cross-validation lets rows, or subjects, leak into the weights.
+
+    *Noise canary*: a candidate that memorises (the nearest row, with its target) and a constant join the library, and
+    the target is pure noise, one value a subject. An honest stack sees that nothing can be known and costs as much as a
+    constant on new rows; one that judges candidates by rows, or subjects, they were trained on trusts the memory and
+    costs twice that. *Permuted target*: the stack's own candidates and a constant, with the targets dealt out anew
+    among subjects. *Own target*: the risk that the stack claims by its own out-of-fold predictions, against the one on
+    new subjects. *Straddling*: subjects on both sides of an inner fold. Risks on noise are held against 0.97 and 1.04,
+    all give or take two standard errors. Costs (repeats + 2) * folds fits of the stack.
+
+    Args:
+        stack: an unfitted estimator with parameters ``estimators`` and ``cv``, such as
+            :class:`~scimeta.ensembles.super_learner.SuperLearnerRegressor` or scikit-learn's ``StackingRegressor``;
+            cloned, never changed. A classifier has ``predict_proba``.
+        X: n rows, of any kind that the candidates read.
+        y: (n,) target or labels.
+        groups: (n,) whose row it is; passed to the stack if its ``fit`` takes them.
+        folds: outer folds.
+        repeats: draws of noise.
+        rng: of noise, permutations and outer folds; one of its own if None.
+
+    Raises:
+        TypeError: a stack without such parameters, or with a list of splits for cv, which fits no part of the rows.
+        ValueError: fewer subjects than folds, and all that the stack's fit raises.
+
+    Reference: Dwork and others, The reusable holdout, Science 349, 636 (2015), for what overfitted validation does.
+
+    >>> from sklearn.linear_model import LinearRegression
+    >>> from scimeta.ensembles.super_learner import SuperLearnerRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((200, 2))
+    >>> y = X[:, 0] + rng.standard_normal(200)
+    >>> diagnose_stack(SuperLearnerRegressor([("line", LinearRegression())]), X, y).honest
+    True
+    """
+    _check_stack(stack)
+    X, y, groups = indexable(X, y, groups)
+    y, classify = np.asarray(y), is_classifier(stack)
+    subject = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if folds < 2 or repeats < 1 or subject.max() + 1 < folds:
+        what = f"folds={folds} and repeats={repeats} for {subject.max() + 1} subjects"
+        raise ValueError(f"diagnose_stack: needs two folds, one repeat and a subject a fold, or more; got {what}")
+    straddling, twice = _straddling(stack, X, y, groups)
+    rng = np.random.default_rng(0) if rng is None else rng
+    constant = ("constant guess", DummyClassifier() if classify else DummyRegressor())
+    watched = clone(stack).set_params(estimators=[*stack.estimators, constant])
+    canary = clone(stack).set_params(estimators=[*stack.estimators, constant, ("leak canary", memory(classify))])
+    runs = [("noise", canary, noise(y, subject, classify, rng)) for _ in range(repeats)]
+    runs += [("permuted", watched, permuted(y, subject, rng)), ("own", stack, y)]
+    outer = _outer_folds(subject, groups is not None, folds, rng)
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for name, model, target in runs:
+        found.setdefault(name, []).append(_risk(model, X, target, groups, subject, outer))
+    risks, errors, claimed = np.array([_mean(found[name]) for name in found]).T
+    problems = _problems(tuple(found), risks, errors, claimed)
+    if twice:
+        problems += (f"{twice} rows are held out by an inner fold that trains on them",)
+    if straddling and groups is not None:
+        problems += (f"{straddling} subjects are on both sides of an inner fold; give groups to fit, or cv=GroupKFold",)
+    count = int(subject.max()) + 1
+    return StackDiagnosis(tuple(found), risks, errors, claimed, straddling, count, groups is not None, problems)
+
+
+def _check_stack(stack: Any) -> None:
+    params = stack.get_params(deep=False) if hasattr(stack, "get_params") else {}
+    if not {"estimators", "cv"} <= set(params):
+        raise TypeError(
+            "diagnose_stack: stack must be an estimator with parameters estimators and cv, such as "
+            f"SuperLearnerRegressor; got {type(stack).__name__}. Of a pipeline pass the last step, and what it sees"
+        )
+    cv = params["cv"]
+    if isinstance(cv, str) or not (cv is None or isinstance(cv, (int, np.integer)) or hasattr(cv, "split")):
+        raise TypeError(
+            "diagnose_stack: cv of the stack must be a number or a splitter, for it is fitted on parts of X; got "
+            f"{cv!r}. Of fitted candidates nobody knows which rows they have seen"
+        )
+
+
+def _problems(names: tuple[str, ...], risks: ndarray, errors: ndarray, claimed: ndarray) -> tuple[str, ...]:
+    """Return what is wrong, in words."""
+    found = []
+    for name, risk, error, claim in zip(names, risks, errors, claimed, strict=True):
+        if name != "own" and risk - 2 * error > HONEST[1]:
+            found.append(f"{name}: costs {risk:.2f} of a constant's risk; it trusts candidates that know nothing")
+        if name != "own" and risk + 2 * error < HONEST[0]:
+            found.append(f"{name}: costs only {risk:.2f} of a constant's risk; the target is told by something in X")
+        if name == "own" and claim < (1 - _ROSY) * risk - 2 * error:
+            found.append(
+                f"{name}: claims {claim:.2f} of a constant's risk and costs {risk:.2f} on new rows or subjects"
+            )
+    return tuple(found)
+
+
+def _risk(
+    stack: Any, X: Any, y: ndarray, groups: Any, subject: ndarray, outer: list[tuple[ndarray, ndarray]]
+) -> tuple[float, float, float]:
+    """Return risk on held-out rows over a constant's, its standard error, and the risk that the stack claims."""
+    losses, base, claims, claims_base = np.zeros(len(y)), np.zeros(len(y)), [], []
+    for train, test in outer:
+        given = {"groups": _safe_indexing(groups, train)} if _takes_groups(stack, groups) else {}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The groups parameter is ignored")  # which is one of the problems found
+            model = clone(stack).fit(_safe_indexing(X, train), y[train], **given)
+        classes = getattr(model, "classes_", None)
+        if classes is not None and not hasattr(model, "predict_proba"):
+            raise TypeError(
+                "diagnose_stack: a classifier is judged by its probabilities, but this one has no predict_proba"
+            )
+        held = _safe_indexing(X, test)
+        said = model.predict(held) if classes is None else model.predict_proba(held)
+        truth, seen = _as_values(y[test], classes), _as_values(y[train], classes)
+        losses[test], base[test] = _squares(said - truth), _squares(truth - seen.mean(0))
+        if hasattr(model, "blend_"):
+            rows = model.cross_fit_.held
+            claims.append(_squares(model.blend_(model.cross_fit_.predictions[rows]) - seen[rows]).mean())
+            claims_base.append(_squares(seen - seen.mean(0)).mean())
+    risk = losses.sum() / base.sum()
+    parts = np.bincount(subject, losses - risk * base)
+    parts = parts[np.bincount(subject) > 0]
+    error = np.sqrt(parts @ parts * len(parts) / (len(parts) - 1)) / base.sum()
+    return risk, error, np.sum(claims) / np.sum(claims_base) if claims else np.nan
+
+
+def _mean(runs: list[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """Return means over draws of noise, the standard error that of the mean."""
+    risk, error, claimed = np.array(runs).T
+    return risk.mean(), np.sqrt((error**2).mean() / len(runs)), claimed.mean()
+
+
+def _as_values(y: ndarray, classes: ndarray | None) -> ndarray:
+    """Return (n,) numbers, or (n, classes) ones and zeros."""
+    return y if classes is None else (y[:, None] == classes).astype(float)
+
+
+def _squares(missed: ndarray) -> ndarray:
+    """Return (n,) squared errors, summed over classes."""
+    return missed**2 if missed.ndim == 1 else (missed**2).sum(1)
+
+
+def _outer_folds(
+    subject: ndarray, grouped: bool, folds: int, rng: np.random.Generator
+) -> list[tuple[ndarray, ndarray]]:
+    if grouped:
+        return list(GroupKFold(folds).split(subject, groups=subject))
+    return list(KFold(folds, shuffle=True, random_state=int(rng.integers(2**31))).split(subject))
+
+
+def _takes_groups(stack: Any, groups: Any) -> bool:
+    return groups is not None and has_fit_parameter(stack, "groups")
+
+
+def _straddling(stack: Any, X: Any, y: ndarray, groups: Any) -> tuple[int, int]:
+    """Return how many subjects, or rows with an exact copy, have rows on both sides of an inner fold; how many rows."""
+    passed = groups if _takes_groups(stack, groups) else None
+    whole_number = stack.cv is None or isinstance(stack.cv, (int, np.integer))
+    if passed is not None and whole_number:
+        splits, _ = split(X, y, cv=stack.cv, groups=passed, classify=is_classifier(stack))
+    else:
+        splitter = check_cv(5 if stack.cv is None else stack.cv, y, classifier=is_classifier(stack))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The groups parameter is ignored")
+            splits = list(splitter.split(X, y, passed))
+    whose = np.unique(fingerprints(X) if groups is None else groups, return_inverse=True)[1]
+    torn, twice = np.zeros(whose.max() + 1, dtype=bool), np.zeros(len(y), dtype=bool)
+    for train, test in splits:
+        torn[np.intersect1d(whose[train], whose[test])] = True
+        twice[np.intersect1d(train, test)] = True
+    return int(torn.sum() if groups is not None else torn[whose].sum()), int(twice.sum())
