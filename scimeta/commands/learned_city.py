@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _KIND = "scimeta city 1"
 _MOST = 4_000_000  # numbers of successor features that are kept, 32 MB
+_DECADES = 290  # that a float64 can fall
 _SOFT = 0.01  # a little of everything tells a place's policy what lies beside its route
 
 
@@ -156,7 +157,7 @@ def learn_city(known: CityMap, gamma: float) -> LearnedCity:
     """
     gamma, city = check_gamma(gamma, "--gamma"), known.city()
     steps = gridworld.transitions(city.next, city.probability)
-    walk = gridworld.lazy_walk(steps)
+    walk = gridworld.lazy_walk(steps, _activity(steps, gamma))
     first, policies = gridworld.factorize(steps, walk, gamma), {"walk": walk}
     for avoid in range(min(len(city.places), 2)):  # to shun others takes two places
         for name, weights in zip(city.places, gridworld.basis_weights(len(city.places), avoid), strict=True):
@@ -168,6 +169,20 @@ def learn_city(known: CityMap, gamma: float) -> LearnedCity:
     every_cell = len(kept) * len(city) ** 2 <= _MOST
     features = np.eye(len(city)) if every_cell else city.features() if city.places else np.zeros((len(city), 0))
     return LearnedCity(known, city, gamma, tuple(policies), kept, _successors(steps, kept, features, gamma))
+
+
+def _activity(steps: gridworld.Transitions, gamma: float) -> float:
+    """Return how lazy the walk may be: the lazier the better, as long as the farthest cell is not lost in rounding."""
+    there = gridworld.distances(steps, 0)
+    far = np.where(np.isfinite(there), there, 0).argmax()
+    back = gridworld.distances(steps, int(far))
+    longest = max(there[far], back[np.isfinite(back)].max())  # of two sweeps: seldom far below the longest of all
+    for activity in (0.05, 0.1, 0.2, 0.5):
+        each = activity / steps.actions
+        fall = gamma * each / (1 - gamma * (1 - (steps.actions - 1) * each))  # of the walk's map with each step away
+        if fall**longest > 10.0**-_DECADES:
+            return activity
+    return 1.0
 
 
 def _successors(steps: gridworld.Transitions, policies: ndarray, features: ndarray, gamma: float) -> ndarray:

@@ -41,6 +41,7 @@ __all__ = [
 with contextlib.suppress(ModuleNotFoundError):  # Gymnasium comes with the extra sim; the cities need none
     from simulators.gridworld.collection_env import CollectionEnv
     from simulators.gridworld.env import GridEnv, VectorReward
+    from simulators.gridworld.multi_objective import MOGridEnv, MOGridVectorEnv
     from simulators.gridworld.vector_env import GridVectorEnv
 
-    __all__ += ["CollectionEnv", "GridEnv", "GridVectorEnv", "VectorReward"]
+    __all__ += ["CollectionEnv", "GridEnv", "GridVectorEnv", "MOGridEnv", "MOGridVectorEnv", "VectorReward"]

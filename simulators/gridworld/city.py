@@ -10,6 +10,8 @@ import numpy as np
 from numpy import ndarray
 from scipy.sparse import csr_array
 
+from simulators.gridworld.map_text import PLAIN, map_rows
+
 ACTIONS = ("north", "south", "west", "east", "stay")
 """The five actions in their order; north is one row up."""
 
@@ -19,7 +21,7 @@ MOVES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1), (0, 0)])
 _SIDEWAYS = np.array([(2, 3), (2, 3), (0, 1), (0, 1), (4, 4)])
 # The arrow that forbids each action.
 _AGAINST = "v^><"
-_PLAIN = "#. ~^v<>"
+_MOST_CELLS = 10_000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,6 +60,8 @@ class City:
     def state(self, row: int, col: int) -> int:
         """Return the state of the cell at (row, col), both counted from 0 at the top left."""
         height, width = self.index.shape
+        if not (isinstance(row, int | np.integer) and isinstance(col, int | np.integer)):
+            raise ValueError(f"state: row and column must be whole numbers; got ({row!r}, {col!r})")
         if not (0 <= row < height and 0 <= col < width):
             raise ValueError(
                 f"state: ({row}, {col}) is outside the map, whose rows are 0..{height - 1} and columns 0..{width - 1}"
@@ -67,11 +71,11 @@ class City:
         return int(self.index[row, col])
 
     def place(self, name: str) -> ndarray:
-        """Return the (cells,) states of a place."""
+        """Return the (cells,) states of a place, as an array of the caller's own."""
         if name not in self.places:
             known = ", ".join(self.places) or "none; add some by with_places"
             raise ValueError(f"Unknown place {name!r} of city {self.name!r}; its places are {known}")
-        return self.places[name]
+        return self.places[name].copy()
 
     def with_places(self, places: Mapping[str, Sequence[int] | int]) -> City:
         """Return the same city with other places: name -> state or states.
@@ -94,7 +98,12 @@ class City:
 
     def features(self) -> ndarray:
         """Return (states, places) indicators of the places, in their order; of every cell, (states, states), where the
-        city has no places."""
+        city has no places; a ValueError says so where that would be more than 10,000 cells."""
+        if not self.places and len(self) > _MOST_CELLS:
+            raise ValueError(
+                f"features: the city {self.name!r} has no places and {len(self)} cells, too many for a feature each "
+                f"(at most {_MOST_CELLS}); give it places by with_places"
+            )
         if not self.places:
             return np.eye(len(self))
         features = np.zeros((len(self), len(self.places)))
@@ -128,8 +137,9 @@ def read_city(
 
     ``#`` is a wall; ``.`` or a space is free; on ``~`` feet slip: a move goes to either side, with probability slip / 2
     each; ``^ v < >`` are one-way cells, which no move enters or leaves against the arrow; other letters and digits are
-    places. Outside the map and behind short rows are walls; moves into walls stay. Blank rows above and below are
-    dropped; indented text has free cells in front (``textwrap.dedent`` removes them).
+    places. Outside the map and behind short rows are walls; moves into walls stay. Empty rows above and below are
+    dropped, and so are spaces after the last line break, which a triple-quoted string leaves; other rows of spaces are
+    free cells, and indented text has free cells in front (``textwrap.dedent`` removes them).
 
     Args:
         text_or_path: the map, or the path of a file that holds it (a Path, or a string that ends in .txt or .map).
@@ -138,7 +148,8 @@ def read_city(
         name: of the city; the file's name if None.
 
     Raises:
-        ValueError: no free cell, an unknown symbol, a place whose symbol is not on the map, or slip outside [0, 1].
+        ValueError: no free cell, an unknown symbol, a place whose symbol is not on the map, slip outside [0, 1], a name
+            (one line with a word in it) or a file that is not text.
         FileNotFoundError: there is no such file.
 
     >>> city = read_city("L.#\\n.~P", {"L": "library", "P": "park"})
@@ -147,14 +158,8 @@ def read_city(
     >>> int(city.next[city.place("library")[0], 3, 0]), city.state(0, 1)
     (1, 1)
     """
-    path = _as_path(text_or_path)
-    text = str(text_or_path) if path is None else path.read_text(encoding="utf-8")
-    name = name or ("city" if path is None else path.stem)
-    rows = text.splitlines()
-    while rows and not rows[0].strip():
-        rows = rows[1:]
-    while rows and not rows[-1].strip():
-        rows = rows[:-1]
+    rows, its_name = map_rows(text_or_path)
+    name = name or its_name
     width = max(map(len, rows), default=0)
     if width == 0:
         raise ValueError(f"read_city: the map of {name!r} is empty; draw free cells as '.' and walls as '#'")
@@ -190,17 +195,9 @@ def grid_city(symbols: ndarray, places: Mapping[str, str] | None = None, *, slip
     return City(name, rows, cells, index, named, after, chance)
 
 
-def _as_path(text_or_path: str | Path) -> Path | None:
-    """Return the path of a file, or None where the map itself was given."""
-    if isinstance(text_or_path, Path):
-        return text_or_path
-    one_line = "\n" not in text_or_path and text_or_path.strip(_PLAIN)
-    return Path(text_or_path) if one_line and text_or_path.endswith((".txt", ".map")) else None
-
-
 def _places(symbols: ndarray, index: ndarray, names: dict[str, str], city: str) -> dict[str, ndarray]:
     """Return the states of each place: those of ``names`` first, in its order, then the letters without a name."""
-    letters = [str(symbol) for symbol in np.unique(symbols) if str(symbol) not in _PLAIN]
+    letters = [str(symbol) for symbol in np.unique(symbols) if str(symbol) not in PLAIN]
     for symbol in letters:
         if not (symbol.isalpha() or symbol.isdigit()):
             row, col = np.argwhere(symbols == symbol)[0]

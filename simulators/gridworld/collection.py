@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from simulators.gridworld.city import City, read_city
 from simulators.gridworld.drawing import as_text, draw
+from simulators.gridworld.walkers import check_mask
 
 _MOST_OBJECTS = 16
 
@@ -153,6 +154,7 @@ class Collectors:
         """Start a new episode for the agents of a mask (agents,), all objects back in place, and return all states."""
         if self._rng is None:
             raise ValueError("Collectors: call reset(rng) first")
+        which = check_mask(which, self.agents, "Collectors")
         starts = self.collection.starts
         drawn = starts[self._rng.integers(len(starts), size=int(which.sum()))]
         self._cell[which], self._taken[which] = np.divmod(drawn, 1 << self._shift)

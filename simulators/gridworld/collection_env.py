@@ -17,7 +17,8 @@ class CollectionEnv(gymnasium.Env):
     """One agent that collects; the reward is the step's features @ weights, and the goal ends the episode.
 
     Action: 0 to 3, north, south, west, east. Observation: the state. ``info`` of a step: "features" (d,).
-    ``gymnasium.make("scimeta/Collection-v0")`` ends episodes after 200 steps, as published.
+    ``gymnasium.make("scimeta/Collection-v0")`` ends episodes after 200 steps, as published; ``make_vec``
+    has it one by one (``vectorization_mode="sync"``), and Collectors steps thousands at once without Gymnasium.
 
     Args:
         weights: (d,) worth of each class of objects and of the goal; all 1 if None. See :func:`collection_tasks`.
@@ -71,8 +72,8 @@ class CollectionEnv(gymnasium.Env):
         """Move and return state, reward, whether the goal is reached, False and ``info``."""
         if self._cell < 0:
             raise gymnasium.error.ResetNeeded("CollectionEnv: call reset() before step()")
-        if not 0 <= action < 4:
-            raise ValueError(f"CollectionEnv: the action must be 0 to 3; got {action!r}")
+        if not self.action_space.contains(action):
+            raise ValueError(f"CollectionEnv: the action must be a whole number, 0 to 3; got {action!r}")
         ended, kind = self._cell == self.collection.goal, -1
         if not ended:
             cell = self._cell = self._next[self._cell][action]

@@ -82,7 +82,8 @@ def draw(
         limits: values of the darkest and the brightest colour; the least and largest value if None.
 
     Raises:
-        ValueError: values of another shape, a route that jumps or leaves the city, or a size below 1.
+        ValueError: values of another shape, a route that jumps or leaves the city, an agent outside it, a size that is
+            not a whole number, 1 or more, or limits that are not two finite numbers, the lesser first.
 
     >>> from simulators.gridworld.layouts import four_rooms
     >>> draw(four_rooms(), size=10).shape
@@ -90,8 +91,7 @@ def draw(
     """
     height, width = city.index.shape
     size = min(max(800 // max(height, width), 1), 40) if size is None else size
-    if size < 1:
-        raise ValueError(f"draw: size must be at least 1 pixel; got {size}")
+    _check(city, agent, size, limits)
     floor = np.array([symbol == "~" for row in city.rows for symbol in row]).reshape(height, width)
     colours = np.where(floor[..., None], ICE, FLOOR)
     colours[city.index < 0] = WALL
@@ -162,6 +162,16 @@ def _coloured(values: ndarray, limits: tuple[float, float] | None, plain: ndarra
     steps = np.linspace(0, 1, len(_VIRIDIS))
     found = np.stack([np.interp(share, steps, channel) for channel in _VIRIDIS.T], axis=-1)
     return np.where(known[:, None], found, plain)
+
+
+def _check(city: City, agent: int | None, size: int, limits: tuple[float, float] | None) -> None:
+    """Refuse what cannot be drawn."""
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise ValueError(f"draw: size must be at least 1 pixel, a whole number; got {size!r}")
+    if agent is not None and not (isinstance(agent, int | np.integer) and 0 <= agent < len(city)):
+        raise ValueError(f"draw: the agent must be a state in 0..{len(city) - 1}; got {agent!r}")
+    if limits is not None and not (np.shape(limits) == (2,) and np.isfinite(limits).all() and limits[0] <= limits[1]):
+        raise ValueError(f"draw: limits must be two finite numbers, the lesser first; got {limits!r}")
 
 
 def _checked(city: City, route: Sequence[int] | ndarray) -> ndarray:

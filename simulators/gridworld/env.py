@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from numpy import ndarray
 from simulators.gridworld.city import City, read_city
 from simulators.gridworld.drawing import MODES, Window, as_text, draw
 from simulators.gridworld.layouts import LAYOUTS
+from simulators.gridworld.map_text import is_name
 
 _MOST_CELLS = 2048
 
@@ -99,8 +101,10 @@ class GridEnv(gymnasium.Env):
         """Move and return observation, reward, False, False and ``info``."""
         if self._state is None:
             raise gymnasium.error.ResetNeeded("GridEnv: call reset() before step()")
-        if not 0 <= action < self.action_space.n:
-            raise ValueError(f"GridEnv: the action must be 0 to {self.action_space.n - 1}; got {action!r}")
+        if not self.action_space.contains(action):
+            raise ValueError(
+                f"GridEnv: the action must be a whole number, 0 to {self.action_space.n - 1}; got {action!r}"
+            )
         bounds, outcome = self._bounds[self._state, action], 0
         if bounds[0] < 1:
             outcome = min(int(bounds.searchsorted(self.np_random.random(), side="right")), len(bounds) - 1)
@@ -139,7 +143,7 @@ class GridEnv(gymnasium.Env):
 
 
 class VectorReward(gymnasium.Wrapper):
-    """The environment with its features (d,) as reward, as MO-Gymnasium's environments have it.
+    """The environment with its features (d,) as reward; ``unwrapped`` is still the one of a single number.
 
     >>> env = VectorReward(GridEnv("town", start=(4, 8)))
     >>> _ = env.reset(seed=0)
@@ -161,16 +165,16 @@ class VectorReward(gymnasium.Wrapper):
 
 
 def as_city(city: City | str | Path) -> City:
-    """Return a City as it is, or that of a layout's name, a map's text or its path.
+    """Return a City as it is, or that of a layout's name (with _ or spaces), a map's text or its path.
 
     >>> as_city("four_rooms"), as_city(".#.")
     (City('four rooms', 13 x 13, 148 states), City('city', 1 x 3, 2 states))
     """
     if isinstance(city, City):
         return city
-    if isinstance(city, str) and city in LAYOUTS:
-        return LAYOUTS[city]()
-    if isinstance(city, str) and len(city) > 1 and not set(city) & set("\n#. ~/\\"):
+    if isinstance(city, str) and city.replace(" ", "_") in LAYOUTS:
+        return LAYOUTS[city.replace(" ", "_")]()
+    if isinstance(city, str) and is_name(city):
         raise ValueError(f"Unknown layout {city!r}; layouts are {', '.join(LAYOUTS)}; else give a map or its path")
     return read_city(city)
 
@@ -186,7 +190,7 @@ def reward_parts(
         return city.features(), np.array([float(name == goal) for name in city.places])
     if goal is not None:
         features = np.zeros((len(city), 1))
-        features[city.state(*goal)] = 1
+        features[_state(city, goal, "The goal must be a place or (row, col)")] = 1
         return features, np.ones(1)
     if features is None:
         if not city.places and weights is None:
@@ -224,4 +228,11 @@ def start_states(city: City, start: str | int | tuple[int, int] | None) -> ndarr
         if not 0 <= start < len(city):
             raise ValueError(f"start must be a state in 0..{len(city) - 1}; got {start}")
         return np.array([start])
-    return np.array([city.state(*start)])
+    return np.array([_state(city, start, "start must be a place, a state or (row, col)")])
+
+
+def _state(city: City, cell: tuple[int, int], rule: str) -> int:
+    """Return the state of a cell (row, col), or say the rule that ``cell`` breaks."""
+    if not isinstance(cell, Sequence | ndarray) or len(cell) != 2:
+        raise ValueError(f"{rule}; got {cell!r}")
+    return city.state(*cell)

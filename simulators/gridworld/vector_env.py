@@ -14,12 +14,15 @@ from numpy import ndarray
 
 from simulators.gridworld.city import City
 from simulators.gridworld.drawing import draw
-from simulators.gridworld.env import GridEnv, VectorReward, as_city, reward_parts, reward_space, start_states
+from simulators.gridworld.env import as_city, reward_parts, reward_space, start_states
 from simulators.gridworld.walkers import Walkers
 
 
 class GridVectorEnv(VectorEnv):
     """Many agents in one city, stepped together; spaces, rewards and ``info`` are those of as many :class:`GridEnv`.
+
+    All agents share one seed and its stream of random numbers, so that drawn starts and slips are others than those of
+    as many GridEnv; from one start, without slippery cells, the walks are the same. Observations are states only.
 
     An episode's end (the time limit; nothing else ends one) is followed by a step that only starts the next: its
     action is ignored and its reward 0 (``AutoresetMode.NEXT_STEP``, Gymnasium's own habit).
@@ -27,6 +30,7 @@ class GridVectorEnv(VectorEnv):
     Args:
         num_envs: how many agents.
         city, goal, features, start: as GridEnv.
+        observation: "state"; for pictures, ``make_vec(..., vectorization_mode="sync")`` steps GridEnv one by one.
         weights: as GridEnv, or (num_envs, d) for a task of its own to each agent.
         max_episode_steps: the time limit; none if None.
         render_mode: None or "rgb_array".
@@ -56,11 +60,17 @@ class GridVectorEnv(VectorEnv):
         weights: ndarray | None = None,
         features: ndarray | None = None,
         start: str | int | tuple[int, int] | None = None,
+        observation: str = "state",
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f'GridVectorEnv: render_mode is None or "rgb_array"; got {render_mode!r}')
+        if observation != "state":
+            raise ValueError(
+                f'GridVectorEnv: observation is "state"; got {observation!r}; make_vec(..., vectorization_mode="sync") '
+                "has pictures"
+            )
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"GridVectorEnv: max_episode_steps must be at least 1, or None; got {max_episode_steps}")
         self.city = as_city(city)
@@ -80,19 +90,24 @@ class GridVectorEnv(VectorEnv):
         self._limit = np.inf if max_episode_steps is None else max_episode_steps
         self._steps = np.zeros(num_envs, dtype=np.int64)
         self._ended = np.zeros(num_envs, dtype=bool)
+        self._started = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[ndarray, dict]:
         """Start all episodes and return the states (agents,) and an empty ``info``; options as GridEnv."""
+        if isinstance(seed, list | tuple | np.ndarray):
+            raise ValueError(f"GridVectorEnv: all agents share one seed, a whole number or None; got {seed!r}")
         super().reset(seed=seed)
         unknown = set(options or {}) - {"start"}
         if unknown:
             raise ValueError(f"GridVectorEnv: unknown option {sorted(unknown)[0]!r}; the only one is 'start'")
         starts = start_states(self.city, options["start"]) if options else self._starts
-        self._steps[:], self._ended[:] = 0, False
+        self._steps[:], self._ended[:], self._started = 0, False, True
         return self._walkers.reset(self.np_random, self._draw(starts, self.num_envs)), {}
 
     def step(self, actions: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray, dict[str, ndarray]]:
         """Move all agents and return states, rewards, terminations (none), truncations and ``info``, each (agents,)."""
+        if not self._started:
+            raise gymnasium.error.ResetNeeded("GridVectorEnv: call reset() before step()")
         ended = self._ended
         states = self._walkers.step(actions)
         features = self.features.take(states, axis=0)
@@ -116,18 +131,6 @@ class GridVectorEnv(VectorEnv):
         return starts[self.np_random.integers(len(starts), size=number)]
 
 
-def city_with_vector_reward(
-    city: City | str | Path = "town",
-    *,
-    features: ndarray | None = None,
-    start: str | int | tuple[int, int] | None = None,
-    observation: str = "state",
-    render_mode: str | None = None,
-) -> VectorReward:
-    """Return ``gymnasium.make("scimeta/MOCity-v0")``: a city whose reward is its features; arguments as GridEnv."""
-    return VectorReward(GridEnv(city, features=features, start=start, observation=observation, render_mode=render_mode))
-
-
 def _register() -> None:
     """Make the environments known to ``gymnasium.make``, once."""
     if "scimeta/City-v0" in gymnasium.registry:
@@ -141,7 +144,10 @@ def _register() -> None:
     )
     # Gymnasium's checker asks for one number a reward, as MO-Gymnasium knows.
     gymnasium.register(
-        "scimeta/MOCity-v0", entry_point=f"{here}.vector_env:city_with_vector_reward", disable_env_checker=True
+        "scimeta/MOCity-v0",
+        entry_point=f"{here}.multi_objective:MOGridEnv",
+        vector_entry_point=f"{here}.multi_objective:MOGridVectorEnv",
+        disable_env_checker=True,
     )
 
 

@@ -37,6 +37,8 @@ class Walkers:
 
     def __init__(self, cities: City | Sequence[City], agents: int, maps: ndarray | None = None) -> None:
         cities = [cities] if isinstance(cities, City) else list(cities)
+        if not all(isinstance(city, City) for city in cities):
+            raise ValueError(f"Walkers: cities must be a City or several, as town() or read_city(...); got {cities!r}")
         if not cities or agents < 1 or agents != int(agents):
             raise ValueError(f"Walkers: at least one city and one agent are needed; got {len(cities)} and {agents}")
         maps = np.arange(agents) % len(cities) if maps is None else np.asarray(maps)
@@ -70,6 +72,7 @@ class Walkers:
         """Put the agents of a mask (agents,) on new cells, as :meth:`reset`, and return all states."""
         if self._rng is None:
             raise ValueError("Walkers: call reset(rng) first")
+        which = check_mask(which, len(self.maps), "Walkers")
         count = int(which.sum())
         if starts is None:
             starts = self._rng.integers(self._sizes[which])
@@ -101,6 +104,14 @@ class Walkers:
             spots = spots * self._outcomes + outcome
         self._rows = self._flat.take(spots)
         return self._rows - self._first
+
+
+def check_mask(which: ndarray, agents: int, name: str) -> ndarray:
+    """Return which agents restart as booleans (agents,); anything else is a ValueError."""
+    which = np.asarray(which)
+    if which.dtype != bool or which.shape != (agents,):
+        raise ValueError(f"{name}: restart takes a mask, ({agents},) booleans; got {which.shape} of {which.dtype}")
+    return which
 
 
 def _joint(cities: Sequence[City]) -> tuple[ndarray, list[ndarray]]:

@@ -21,8 +21,7 @@ from gridworld_problems import SMOKE
 from numpy import ndarray
 from tqdm import tqdm
 
-from scimeta.domains.gridworld.sfql import sfql
-from scimeta.domains.gridworld.transfer import World, q_learning_each
+from scimeta.domains.gridworld import World, q_learning_each, sfql
 from simulators import gridworld as sim
 
 TASKS, LATE = (3, 1) if SMOKE else (20, 12)  # of the late ones the mean return is printed

@@ -18,20 +18,20 @@ from scipy.ndimage import label
 
 from scimeta import functional, meta_train
 from scimeta.domains.gridworld import (
+    PicturedMap,
     Rewards,
     Transitions,
     cell_features,
     evaluate_policy,
     goal_learner,
     improve,
+    learn_deep_successors,
     library,
     policy_iteration,
     reward_tasks,
     transitions,
     uniform_policy,
 )
-from scimeta.domains.gridworld.deep_maps import PicturedMap
-from scimeta.domains.gridworld.deep_training import learn_deep_successors
 from scimeta.models import networks
 from simulators import gridworld as sim
 
@@ -46,7 +46,7 @@ RIDGES = (0.1, 1.0, 10.0, 30.0)
 LAYOUTS = ("maze", "streets", "rooms", "scattered")
 PLACES, PIXELS, SIDE = 6, 4, 13
 MAPS = 16 if SMOKE else 400
-DEEP_STEPS = 5 if SMOKE else 600
+DEEP_STEPS = 5 if SMOKE else 800
 NEW_MAPS = 1 if SMOKE else 5  # of each layout
 MAP_GOALS, MAP_DRAWS = (2, 2) if SMOKE else (8, 20)
 SEEDS = 1 if SMOKE else 5

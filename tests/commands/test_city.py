@@ -328,3 +328,10 @@ def test_help_shows_the_two_commands(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as ended:
         main(["city"])
     assert ended.value.code == 2
+
+
+def test_in_a_long_city_the_walk_is_busier_so_that_its_far_end_is_not_lost() -> None:
+    corridor = learned_city.CityMap("corridor", "." * 500, {}, {}, 0.2, None)
+    known = learned_city.learn_city(corridor, 0.95)
+    actions = known.improved(np.zeros(0), np.eye(500)[499], walk_alone=True)
+    assert (actions[:499] == 3).all()  # east

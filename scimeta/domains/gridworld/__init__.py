@@ -15,7 +15,7 @@ from scimeta.domains.gridworld.meta import Rewards, cell_features, goal_learner,
 from scimeta.domains.gridworld.planning import Plan, evaluate_policy, greedy, policy_iteration, value_iteration
 from scimeta.domains.gridworld.policy_gradient import adapt_exactly, goal_tasks, return_loss, tabular_policy
 from scimeta.domains.gridworld.reuse import policy_reuse
-from scimeta.domains.gridworld.sampled_policy import Walker, Walks, adapt_by_walking, train_sampled, walk_loss
+from scimeta.domains.gridworld.sampled_policy import Sampler, Walks, adapt_by_walking, train_sampled, walk_loss
 from scimeta.domains.gridworld.scores import (
     describe_route,
     distances,
@@ -48,12 +48,12 @@ __all__ = [
     "PicturedMap",
     "Plan",
     "Rewards",
+    "Sampler",
     "SearchRoute",
     "SuccessorMap",
     "Successors",
     "Transfer",
     "Transitions",
-    "Walker",
     "Walks",
     "Weights",
     "World",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
-from scimeta.domains.gridworld.learning import Choose, Learning, Step, Watch, check_goals, learn
+from scimeta.domains.gridworld.learning import Choose, Learning, Step, Watch, check_goals, check_whole, learn
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma
 
 _OUTCOMES = 8  # last outcomes of each action that a learned model keeps
@@ -44,7 +44,7 @@ def q_learning(
         rng: source of randomness.
 
     Raises:
-        ValueError: a goal outside the map, or a number outside its range.
+        ValueError: a goal outside the map or out of reach, or a number outside its range.
 
     Reference: Watkins and Dayan, Machine Learning 8, 279 (1992).
 
@@ -54,7 +54,7 @@ def q_learning(
     >>> learned.scores[:, -1]
     array([1., 1.])
     """
-    _check("q_learning", rate, epsilon)
+    check_settings("q_learning", rate, epsilon, start)
     return learn(
         "Q-learning",
         transitions,
@@ -104,9 +104,8 @@ def dyna_q(
     >>> print(dyna_q(corridor, [3], every=10, rng=np.random.default_rng(0)))
     Dyna-Q: score 0.95 after 10 steps in the median (quartiles 10 and 10); 1 of 1 learners got there within 10
     """
-    _check("dyna_q", rate, epsilon)
-    if planning < 0 or planning != int(planning):
-        raise ValueError(f"dyna_q: planning must be a whole number, 0 or more; got {planning}")
+    check_settings("dyna_q", rate, epsilon, start)
+    check_whole(planning, "planning", "dyna_q", least=0)
     gamma = check_gamma(gamma, "dyna_q")
     model = _Model(check_goals(transitions, goals, "dyna_q"), transitions.states, transitions.actions)
     direct = bootstrap(gamma, rate)
@@ -162,6 +161,16 @@ def bootstrap(gamma: float, rate: float) -> Watch:
     return watch
 
 
+def check_settings(where: str, rate: float, epsilon: float, start: float = 0.0) -> None:
+    """Say, with the caller's name, which setting of Q-learning is outside its range."""
+    if not 0 < rate <= 1:
+        raise ValueError(f"{where}: rate, the step size, must be above 0 and at most 1; got {rate}")
+    if not 0 <= epsilon <= 1:
+        raise ValueError(f"{where}: epsilon must be a probability; got {epsilon}")
+    if not np.isfinite(start):
+        raise ValueError(f"{where}: start, the first value of every action, must be finite; got {start}")
+
+
 class _Model:
     """What each learner has seen its actions lead to."""
 
@@ -197,10 +206,3 @@ class _Model:
         flat = values.reshape(-1)
         held = flat.take(spots)
         flat[spots] = held + rate * (reward + gamma * best - held)
-
-
-def _check(where: str, rate: float, epsilon: float) -> None:
-    if not 0 < rate <= 1:
-        raise ValueError(f"{where}: rate, the step size, must be above 0 and at most 1; got {rate}")
-    if not 0 <= epsilon <= 1:
-        raise ValueError(f"{where}: epsilon must be a probability; got {epsilon}")

@@ -48,6 +48,9 @@ def soften(policy: ndarray, epsilon: float, actions: int | None = None) -> ndarr
         policy: (states, actions) probabilities, or (states,) actions, which need ``actions``, their number.
         epsilon: from 0 to 1.
 
+    Raises:
+        ValueError: epsilon outside its range, actions outside 0..actions-1, or probabilities that are none.
+
     >>> soften(np.array([1]), 0.1, actions=2)
     array([[0.05, 0.95]])
     """
@@ -57,7 +60,13 @@ def soften(policy: ndarray, epsilon: float, actions: int | None = None) -> ndarr
     if policy.ndim == 1:
         if actions is None:
             raise ValueError("soften: a policy of (states,) actions needs actions, their number")
+        if policy.dtype.kind not in "iu" or not ((policy >= 0) & (policy < actions)).all():
+            raise ValueError(f"soften: the actions must be whole numbers in 0..{actions - 1}; got {policy.tolist()}")
         policy = one_hot(policy, actions)
+    if policy.ndim != 2 or not (policy >= 0).all() or not np.allclose(policy.sum(1), 1, rtol=0, atol=1e-9):
+        raise ValueError(
+            "soften: the policy must be (states, actions) probabilities, non-negative and of sum 1 in every state"
+        )
     return (1 - epsilon) * policy + epsilon / policy.shape[1]
 
 

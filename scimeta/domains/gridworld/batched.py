@@ -87,7 +87,7 @@ def solve_maps(maps: Maps, policies: Tensor, features: Tensor, gamma: float) -> 
     Returns: (maps, states, features), or (maps, policies, states, features); 0 in padded cells. Gradients flow.
 
     Raises:
-        ValueError: gamma outside [0, 1), or shapes that do not fit the maps.
+        ValueError: gamma outside [0, 1), shapes that do not fit the maps, or probabilities that are none.
     """
     gamma = check_gamma(gamma, "solve_maps")
     _check_shapes(maps, policies, features)
@@ -126,7 +126,7 @@ def improve_maps(psi: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         weights: (maps, features).
 
     Raises:
-        ValueError: no policies, or weights that do not fit.
+        ValueError: no policies, weights that do not fit, or numbers that are not finite.
     """
     if psi.ndim != 5 or not psi.numel():
         raise ValueError(
@@ -135,6 +135,9 @@ def improve_maps(psi: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         )
     if weights.shape != (len(psi), psi.shape[4]):
         raise ValueError(f"improve_maps: weights must be {(len(psi), psi.shape[4])}; got {tuple(weights.shape)}")
+    for name, each in (("psi", psi), ("weights", weights)):
+        if not torch.isfinite(each).all():
+            raise ValueError(f"improve_maps: {name} must be finite; some are not")
     action_values = torch.einsum("bpsaf,bf->bpsa", psi, weights)
     best, follows = action_values.amax(3).max(1)
     return action_values.amax(1).argmax(2), follows, best
@@ -158,6 +161,8 @@ def plan_maps(
         RuntimeError: it did not converge.
     """
     gamma = check_gamma(gamma, "plan_maps")
+    if not tolerance >= 0:
+        raise ValueError(f"plan_maps: tolerance must be 0 or more; got {tolerance}")
     if rewards.shape != maps.mask.shape or not torch.isfinite(rewards[maps.mask]).all():
         raise ValueError(f"plan_maps: rewards must be {tuple(maps.mask.shape)} and finite; got {tuple(rewards.shape)}")
     rewards = torch.where(maps.mask, rewards, 0).to(maps.probability.dtype)
@@ -186,6 +191,9 @@ def _check_shapes(maps: Maps, policies: Tensor, features: Tensor) -> None:
             f"policies must be ({count}, {states}, {actions}), or ({count}, policies, {states}, {actions}) with one or "
             f"more; got {tuple(policies.shape)}"
         )
+    given = torch.where(_cells(maps, policies), policies.detach(), 1 / actions)
+    if not ((given >= 0).all() and ((given.sum(-1) - 1).abs() < 1e-4).all()):
+        raise ValueError("policies must be probabilities, non-negative and of sum 1, in every cell that is there")
     if features.ndim != 3 or features.shape[:2] != (count, states):
         raise ValueError(f"features must be ({count}, {states}, features); got {tuple(features.shape)}")
     if not (torch.isfinite(features) | ~maps.mask[..., None]).all():

@@ -69,11 +69,14 @@ def cell_belief(past: Sequence[int] | ndarray, kinds: ndarray, *, strength: floa
     >>> cell_belief([0], np.array([0, 0, 1, 1])).round(3)
     array([0.375, 0.375, 0.125, 0.125])
     """
-    past, kinds = np.asarray(past, dtype=int), np.asarray(kinds)
+    past, kinds = np.asarray(past), np.asarray(kinds)
+    past = past if past.size else past.astype(int)
     if kinds.ndim != 1 or kinds.dtype.kind not in "iu" or not len(kinds) or kinds.min() < 0:
         raise ValueError(f"cell_belief: kinds must be (states,) whole numbers, 0 or more; got {kinds!r}")
-    if past.ndim != 1 or (len(past) and not (past.min() >= 0 and past.max() < len(kinds))):
-        raise ValueError(f"cell_belief: past goals must be states in 0..{len(kinds) - 1}; got {past.tolist()}")
+    if past.ndim != 1 or past.dtype.kind not in "iu" or not ((past >= 0) & (past < len(kinds))).all():
+        raise ValueError(
+            f"cell_belief: past goals must be states, whole numbers in 0..{len(kinds) - 1}; got {past.tolist()}"
+        )
     if not 0 < strength < np.inf:
         raise ValueError(f"cell_belief: strength must be positive; got {strength}")
     sizes = np.bincount(kinds)

@@ -36,7 +36,7 @@ _WARM_UP = 30  # steps over which the step size grows
 _LAST_RATE = 0.05  # share of the step size at the end
 _NEAR_ZERO = 0.05  # psi below it counts as zero, in units of phi
 _RANDOM_SHARES = (0.0, 0.2, 1.0)  # of the policies' actions; random ones are felt where a sure route never leads
-_BETAS = (0.9, 0.99)  # gradients fall a hundredfold in training; a longer memory would lag behind
+_BETAS = (0.9, 0.99)  # gradients shrink fast in training; a longer memory would lag behind
 _CLIP = 0.05  # largest norm of the gradient, a few times what it usually is
 
 
@@ -95,14 +95,15 @@ def learn_deep_successors(
     _check_numbers(counts, lr, target_rate, checkpoint, generator)
     grids = lay_out(maps, cell).to(find_device(device, torch.device("cpu")))
     run = _Run(grids, gamma, counts, lr, target_rate, generator)
+    settings = run.settings() if checkpoint is not None else {}
     if checkpoint is not None and Path(checkpoint).exists():
-        run.resume(checkpoint)
+        run.resume(checkpoint, settings)
     with tqdm(total=steps, initial=len(run.history), desc="deep successors", delay=2, disable=None) as bar:
         while len(run.history) < steps:
             run.step()
             done = len(run.history)
             if checkpoint is not None and (done % checkpoint_every == 0 or done == steps):
-                run.write(checkpoint)
+                run.write(checkpoint, settings)
             bar.set_postfix_str(f"loss {run.history[-1][1]:.4g}", refresh=False)
             bar.update()
     return DeepSuccessors(run.network.requires_grad_(False), gamma, as_history(run.history))
@@ -218,7 +219,7 @@ class _Run:
         return torch.randint(number, shape, generator=self.generator).to(self.grids.free.device)
 
     def settings(self) -> dict[str, Any]:
-        """Return what must be the same for a checkpoint to fit."""
+        """Return what must be the same for a checkpoint to fit; the maps by a checksum."""
         digest = hashlib.sha256()
         for part in self.grids:
             digest.update(part.cpu().numpy().tobytes())
@@ -231,9 +232,9 @@ class _Run:
             "maps": f"{len(self.grids.free)}, {digest.hexdigest()[:12]}",
         }
 
-    def write(self, path: str | Path) -> None:
+    def write(self, path: str | Path, settings: dict[str, Any]) -> None:
         state = {
-            "settings": self.settings(),
+            "settings": settings,
             "network": dict(self.network.state_dict()),
             "target": dict(self.target.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -242,11 +243,11 @@ class _Run:
         }
         write_state(path, state)
 
-    def resume(self, path: str | Path) -> None:
+    def resume(self, path: str | Path, settings: dict[str, Any]) -> None:
         state = read_state(path)
         if not has_parts(state, "settings", "network", "target", "optimizer", "random"):
             raise ValueError(f"{path} holds no run of learn_deep_successors to go on from; name another file")
-        compare(self.settings(), state["settings"], path)
+        compare(settings, state["settings"], path)
         self.network.load_state_dict(state["network"])
         self.target.load_state_dict(state["target"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -121,6 +121,7 @@ def check_state_values(transitions: Transitions, values: ndarray, where: str, wh
 
 def check_state(transitions: Transitions, state: int, where: str, what: str) -> int:
     """Return the state; ValueError, with the caller's name, where the map has no such state."""
-    if not np.ndim(state) == 0 or state != int(state) or not 0 <= state < transitions.states:
+    number = np.asarray(state)
+    if number.ndim or number.dtype.kind not in "iuf" or not 0 <= number < transitions.states or number % 1:
         raise ValueError(f"{where}: the {what} must be a state, 0..{transitions.states - 1}; got {state}")
     return int(state)

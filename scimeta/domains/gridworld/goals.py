@@ -24,6 +24,8 @@ def reward_law(features: ndarray, names: Sequence[str] | None = None) -> Law:
         features: (states, d) of each state; the law's x is the state.
         names: of the weights; w0, w1, ... if None.
 
+    Returns: the law; nan where x is no state.
+
     >>> law = reward_law(np.eye(2), ["park", "station"])
     >>> law(torch.tensor([1.0, 0.0]), park=3.0, station=-1.0)
     tensor([-1.,  3.])
@@ -35,7 +37,10 @@ def reward_law(features: ndarray, names: Sequence[str] | None = None) -> Law:
     table = torch.from_numpy(features)
 
     def reward(x: Tensor, **weights: Tensor) -> Tensor:
-        rows = table.to(x.dtype)[x.detach().round().long().clamp(0, len(table) - 1)]
+        state = x.detach().round()
+        inside = (state >= 0) & (state < len(table))
+        rows = table.to(x.dtype)[torch.where(inside, state, 0).long()]
+        rows = torch.where(inside[..., None], rows, torch.nan)
         return sum(rows[..., i] * weights[name] for i, name in enumerate(names))
 
     return Law("reward", reward, {name: Parameter() for name in names}, Axis("state"), Axis("reward"))

@@ -126,8 +126,7 @@ def learn(
     gamma = check_gamma(gamma, name)
     goals = check_goals(transitions, goals, name)
     for what, number in (("steps", steps), ("episode", episode), ("every", every)):
-        if number < 1 or number != int(number):
-            raise ValueError(f"{name}: {what} must be a whole number, 1 or more; got {number}")
+        check_whole(number, what, name)
     walk, shortest = Walk(transitions), np.stack([distances(transitions, goal) for goal in goals])
     states, actions = transitions.states, transitions.actions
     values = start * (1 - 1e-3 * rng.random((len(goals), states, actions)))
@@ -191,7 +190,7 @@ def score(
 
 
 def check_goals(transitions: Transitions, goals: ndarray, where: str) -> ndarray:
-    """Return (learners,) goals, or say, with the caller's name, why they are none."""
+    """Return (learners,) int64 goals, or say, with the caller's name, that they are none or nobody can get there."""
     goals = np.atleast_1d(np.asarray(goals))
     if goals.ndim != 1 or not len(goals) or goals.dtype.kind not in "iu":
         raise ValueError(f"{where}: goals must be (learners,) states, whole numbers; got {goals!r}")
@@ -199,7 +198,17 @@ def check_goals(transitions: Transitions, goals: ndarray, where: str) -> ndarray
         raise ValueError(
             f"{where}: goals must be states, 0..{transitions.states - 1}; got {goals.min()}..{goals.max()}"
         )
-    return goals
+    moves = (transitions.probability > 0) & (transitions.next != np.arange(transitions.states)[:, None, None])
+    lost = goals[~np.isin(goals, transitions.next[moves])]
+    if len(lost):
+        raise ValueError(f"{where}: goal {lost[0]} cannot be reached from any other state; give goals that can")
+    return goals.astype(np.int64)
+
+
+def check_whole(number: int, name: str, where: str, least: int = 1) -> None:
+    """Say, with the caller's name, where a count is no whole number or below the least."""
+    if not isinstance(number, int | np.integer) or number < least:
+        raise ValueError(f"{where}: {name} must be a whole number, {least} or more; got {number!r}")
 
 
 def _lengths(walk: Walk, actions: ndarray, goals: ndarray) -> ndarray:

@@ -116,7 +116,7 @@ def improve(known: Library | ndarray, weights: ndarray) -> Improved:
         weights: (..., features) of the reward phi w; leading axes hold several rewards.
 
     Raises:
-        ValueError: no policies, or weights that do not fit the features or are not finite.
+        ValueError: no policies, weights that do not fit the features, or numbers that are not finite.
 
     Reference: Barreto et al., NeurIPS 30 (2017), theorem 1; Proc. Natl. Acad. Sci. 117, 30079 (2020).
 
@@ -151,14 +151,16 @@ def transfer_bound(
         gamma: the discount, at least 0 and below 1.
         error: the largest of the library's errors in values psi w.
 
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, a negative error.
+
     Reference: Barreto et al., NeurIPS 30 (2017), theorem 2.
 
     >>> transfer_bound(np.eye(2), np.array([1.0, 0.0]), np.array([[1.0, 0.0], [0.0, 1.0]]), gamma=0.9)
     0.0
     """
     gamma = check_gamma(gamma, "transfer_bound")
-    features, known_weights = np.asarray(features), np.asarray(known_weights)
-    weights = np.asarray(weights)
+    features, weights, known_weights = (np.asarray(each, dtype=float) for each in (features, weights, known_weights))
     if known_weights.ndim != 2 or not known_weights.size or weights.shape != known_weights.shape[1:]:
         raise ValueError(
             "transfer_bound: known_weights must be (policies, features), with one policy or more, and weights "
@@ -166,6 +168,11 @@ def transfer_bound(
         )
     if features.ndim != 2 or features.shape[1:] != weights.shape:
         raise ValueError(f"transfer_bound: features must be (states, {weights.size}); got {features.shape}")
+    for name, each in (("features", features), ("weights", weights), ("known_weights", known_weights)):
+        if not np.isfinite(each).all():
+            raise ValueError(f"transfer_bound: {name} must be finite; got {each[~np.isfinite(each)][0]}")
+    if not error >= 0:
+        raise ValueError(f"transfer_bound: error must be 0 or more; got {error}")
     largest = np.linalg.norm(features, axis=1).max()
     return float(2 / (1 - gamma) * (largest * np.linalg.norm(weights - known_weights, axis=1).min() + error))
 
@@ -206,6 +213,8 @@ def _check_psi(psi: ndarray) -> None:
             "psi must be (policies, states, actions, features), with one policy or more; "
             f"got {psi.shape}" + ("; the library is empty" if psi.ndim == 4 and not len(psi) else "")
         )
+    if not np.isfinite(psi).all():
+        raise ValueError(f"psi must be finite; got {psi[~np.isfinite(psi)][0]}")
 
 
 def _check_weights(psi: ndarray, weights: ndarray) -> ndarray:

@@ -57,7 +57,7 @@ def value_iteration(
         steps: most sweeps.
 
     Raises:
-        ValueError: gamma outside [0, 1), or rewards of another shape or not finite.
+        ValueError: gamma outside [0, 1), rewards of another shape or not finite, steps below 1, a negative tolerance.
 
     Reference: Puterman, Markov Decision Processes (1994), section 6.3.
 
@@ -70,6 +70,8 @@ def value_iteration(
     rewards = check_state_values(transitions, rewards, "value_iteration", "rewards")
     if steps < 1:
         raise ValueError(f"value_iteration: steps must be 1 or more; got {steps}")
+    if not tolerance >= 0:
+        raise ValueError(f"value_iteration: tolerance must be 0 or more; got {tolerance}")
     values, converged, step = np.zeros_like(rewards), False, 0
     # Rounding alone moves each sweep by a few units in the last place; asking for less would never end.
     tolerance = max(tolerance, 2 * np.finfo(float).eps / (1 - gamma))

@@ -95,7 +95,7 @@ def goal_tasks(transitions: Transitions, goals: ndarray, dtype: torch.dtype = to
     tensor([[0., 1.],
             [0., 1.]], dtype=torch.float64)
     """
-    goals = torch.from_numpy(check_goals(transitions, goals, "goal_tasks").astype(np.int64))
+    goals = torch.from_numpy(check_goals(transitions, goals, "goal_tasks"))
 
     def draw(number: int, generator: torch.Generator) -> Task:
         chosen = goals[torch.randint(len(goals), (number,), generator=generator)]
@@ -127,6 +127,9 @@ def adapt_exactly(
     Returns:
         Learning: ``samples`` are inner steps, from 0; they took no walk in the city, only its map.
         returns: (goals, steps + 1), (1 - gamma) J.
+
+    Raises:
+        ValueError: goals outside the map or out of reach.
     """
     learner = learner.learner if isinstance(learner, Trained) else learner
     goals = check_goals(transitions, goals, "adapt_exactly")

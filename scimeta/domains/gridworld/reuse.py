@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
-from scimeta.domains.gridworld.agents import bootstrap, greedy_mostly
+from scimeta.domains.gridworld.agents import bootstrap, check_settings, greedy_mostly
 from scimeta.domains.gridworld.learning import Learning, Step, check_goals, learn
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma
 
@@ -39,11 +39,11 @@ def policy_reuse(
         library: (policies, states) actions of past goals' policies.
         follow: probability of following a past policy at the beginning of an episode.
         fade: factor of that probability from one step to the next.
-        sharpen: by how much the sharpness, at first 0, grows with each episode.
+        sharpen: by how much the sharpness, at first 0, grows with each episode; 0 or more.
         transitions, goals, gamma, rate, epsilon, start, steps, episode, enough, every, rng: as :func:`q_learning`.
 
     Raises:
-        ValueError: an empty library, policies that are not of this map, a number outside its range.
+        ValueError: an empty library, policies that are not of this map, or as :func:`q_learning`.
 
     Reference: Fernández and Veloso, Probabilistic policy reuse in a reinforcement learning agent, AAMAS 2006.
 
@@ -54,9 +54,12 @@ def policy_reuse(
     array([1.])
     """
     library = _check_library(transitions, library)
-    for name, value in (("epsilon", epsilon), ("follow", follow), ("fade", fade), ("rate", rate)):
+    check_settings("policy_reuse", rate, epsilon, start)
+    for name, value in (("follow", follow), ("fade", fade)):
         if not 0 <= value <= 1:
             raise ValueError(f"policy_reuse: {name} must be between 0 and 1; got {value}")
+    if not 0 <= sharpen < np.inf:
+        raise ValueError(f"policy_reuse: sharpen must be 0 or more and finite; got {sharpen}")
     gamma, goals = check_gamma(gamma, "policy_reuse"), check_goals(transitions, goals, "policy_reuse")
     by_itself, direct = greedy_mostly(epsilon, len(goals), transitions, rng), bootstrap(gamma, rate)
     guide = _Guide(len(goals), library, episode, gamma, sharpen, rng)

@@ -31,7 +31,7 @@ from scimeta.core.learners import MetaLearner
 from scimeta.core.rules import Meta
 from scimeta.core.tasks import Loss, Params, Task, over_tasks
 from scimeta.core.trained import Trained
-from scimeta.domains.gridworld.learning import Learning, check_goals
+from scimeta.domains.gridworld.learning import Learning, check_goals, check_whole
 from scimeta.domains.gridworld.policy_gradient import Logits, judge, tabular
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma
 
@@ -87,7 +87,7 @@ def walk_loss(gamma: float = 0.95, estimator: Literal["plain", "dice"] = "plain"
 
 
 @dataclass(frozen=True, eq=False)
-class Walker:
+class Sampler:
     """Lets policies walk in a city, all tasks at once, from starts drawn evenly.
 
     Attributes:
@@ -97,11 +97,11 @@ class Walker:
         steps: of each walk.
 
     Raises:
-        ValueError: gamma outside [0, 1), fewer walks, or no steps.
+        ValueError: gamma outside [0, 1), fewer walks, no steps, or numbers of them that are not whole.
 
     >>> from scimeta.domains.gridworld.transitions import transitions
-    >>> walker = Walker(transitions([[0, 1], [0, 1]]), walks=3, steps=4)
-    >>> walker(torch.zeros(1, 2, 2), torch.tensor([1]), torch.Generator().manual_seed(0)).states.shape
+    >>> sampler = Sampler(transitions([[0, 1], [0, 1]]), walks=3, steps=4)
+    >>> sampler(torch.zeros(1, 2, 2), torch.tensor([1]), torch.Generator().manual_seed(0)).states.shape
     torch.Size([1, 3, 4])
     """
 
@@ -111,11 +111,9 @@ class Walker:
     steps: int = 100
 
     def __post_init__(self) -> None:
-        check_gamma(self.gamma, "Walker")
-        if self.walks < 2 or self.steps < 1:
-            raise ValueError(
-                f"Walker: at least 2 walks of 1 step are needed; got {self.walks} walks of {self.steps} steps"
-            )
+        check_gamma(self.gamma, "Sampler")
+        check_whole(self.walks, "walks", "Sampler", least=2)
+        check_whole(self.steps, "steps", "Sampler")
 
     def __call__(self, logits: Tensor, goals: Tensor, generator: torch.Generator) -> Walks:
         """Return walks, with a leading task axis, of policies (tasks, states, actions) after goals (tasks,)."""
@@ -140,7 +138,7 @@ class Walker:
 
 def train_sampled(
     learner: MetaLearner,
-    walker: Walker,
+    sampler: Sampler,
     goals: ndarray,
     *,
     steps: int,
@@ -155,7 +153,7 @@ def train_sampled(
 
     Args:
         learner: on :func:`walk_loss`, with one inner step.
-        walker: makes the walks; the history's loss is -(1 - gamma) J of the query's walks, by its gamma.
+        sampler: makes the walks; the history's loss is -(1 - gamma) J of the query's walks, by its gamma.
         goals: (goals,) states, the tasks.
         steps: outer steps.
         tasks_per_step: goals of each step.
@@ -164,32 +162,35 @@ def train_sampled(
         generator: of goals and walks.
 
     Raises:
-        ValueError: more than one inner step, whose later walks nobody has made, or goals outside the map.
+        ValueError: more than one inner step, whose later walks nobody has made; goals outside the map or out of
+            reach; or numbers that are not whole, or below 1.
     """
+    check_whole(steps, "steps", "train_sampled")
+    check_whole(tasks_per_step, "tasks_per_step", "train_sampled")
     if learner.adapt.steps != 1:
         raise ValueError(
             f"train_sampled: the learner must take one inner step, from its own walks; got {learner.adapt.steps}"
         )
-    goals = torch.from_numpy(check_goals(walker.transitions, goals, "train_sampled"))
+    goals = torch.from_numpy(check_goals(sampler.transitions, goals, "train_sampled"))
     meta = Meta(*({name: value.detach().clone() for name, value in part.items()} for part in learner.meta))
     leaves = [value for part in meta for value in part.values()]
     optimizer, losses = torch.optim.Adam(leaves, lr=lr), []
     for step in tqdm(range(steps), desc=f"{learner.name}, walks", delay=2, disable=None):
         chosen = goals[torch.randint(len(goals), (tasks_per_step,), generator=generator)]
-        task = _both(learner, meta, walker, chosen, logits, generator)
+        task = _both(learner, meta, sampler, chosen, logits, generator)
         _, gradient = learner.meta_gradient(meta, task, step)
         for leaf, grad in zip(leaves, [value for part in gradient for value in part.values()], strict=True):
             leaf.grad = grad.detach().clone()
         optimizer.step()
         # A REINFORCE loss is right in its derivatives alone; what the query's walks brought is its value.
-        losses.append(-(1 - walker.gamma) * float(rest(task.query.rewards, walker.gamma)[..., 0].mean()))
+        losses.append(-(1 - sampler.gamma) * float(rest(task.query.rewards, sampler.gamma)[..., 0].mean()))
     history = pd.DataFrame({"step": range(1, steps + 1), "loss": losses, "validation": float("nan")})
     return Trained(learner._replace(meta=meta), history, steps)
 
 
 def adapt_by_walking(
     learner: MetaLearner | Trained,
-    walker: Walker,
+    sampler: Sampler,
     goals: ndarray,
     *,
     steps: int = 10,
@@ -201,17 +202,21 @@ def adapt_by_walking(
 
     Args:
         learner: on :func:`walk_loss`; untrained, it is the policy gradient from scratch.
-        walker: makes the walks.
+        sampler: makes the walks.
         goals: (goals,) states, each a task by itself.
-        steps: inner steps, each from new walks.
+        steps: inner steps, each from new walks; 0 judges the start alone.
         logits: as in the loss.
         enough: score that counts as competent.
         generator: of the walks.
 
     Returns: ``samples`` are steps made in the city, the first 0.
+
+    Raises:
+        ValueError: goals outside the map or out of reach, or steps that are not whole, or below 0.
     """
+    check_whole(steps, "steps", "adapt_by_walking", least=0)
     learner = learner.learner if isinstance(learner, Trained) else learner
-    goals = check_goals(walker.transitions, goals, "adapt_by_walking")
+    goals = check_goals(sampler.transitions, goals, "adapt_by_walking")
     params = {name: value.expand(len(goals), *value.shape) for name, value in learner.meta.init.items()}
     table = over_tasks(logits)
 
@@ -219,9 +224,9 @@ def adapt_by_walking(
         return learner.adapt(Meta(params, learner.meta.rule), walks, 1)
 
     with torch.no_grad():
-        path, samples, episodes = [table(params)], [0], []
+        path, samples, episodes = [table(params)], [0], [torch.zeros(len(goals), 0)]
         for _ in range(steps):
-            walks = walker(path[-1], torch.from_numpy(goals), generator)
+            walks = sampler(path[-1], torch.from_numpy(goals), generator)
             params = over_tasks(move)(params, walks)
             path.append(table(params))
             samples.append(samples[-1] + walks.states[0].numel())
@@ -229,7 +234,7 @@ def adapt_by_walking(
     return Learning(
         f"{learner.name}, walks",
         np.array(samples),
-        judge(walker.transitions, torch.stack(path), goals),
+        judge(sampler.transitions, torch.stack(path), goals),
         enough,
         path[-1].numpy(),
         torch.cat(episodes, 1).numpy(),
@@ -266,11 +271,11 @@ def _others(states: Tensor, returns: Tensor, number: int) -> Tensor:
 
 
 def _both(
-    learner: MetaLearner, meta: Meta, walker: Walker, goals: Tensor, logits: Logits, generator: torch.Generator
+    learner: MetaLearner, meta: Meta, sampler: Sampler, goals: Tensor, logits: Logits, generator: torch.Generator
 ) -> Task:
     """Return the tasks' walks: of the start policy as support, of each adapted policy as query."""
     with torch.no_grad():
         before = logits(meta.init).expand(len(goals), -1, -1)
-        support = walker(before, goals, generator)
+        support = sampler(before, goals, generator)
         adapted = over_tasks(lambda walks: logits(learner.adapt(meta, walks)))(support)
-        return Task(support, walker(adapted, goals, generator))
+        return Task(support, sampler(adapted, goals, generator))

@@ -175,7 +175,9 @@ def route(
     return states if place in goals else None
 
 
-def describe_route(transitions: Transitions, states: list[int] | None, start: int, goal: int) -> str:
+def describe_route(
+    transitions: Transitions, states: list[int] | None, start: int, goal: int | Sequence[int] | ndarray
+) -> str:
     """Return a route in words; for None, whether the goal cannot be reached at all or only the policy fails to.
 
     >>> from scimeta.domains.gridworld.transitions import transitions
@@ -183,11 +185,13 @@ def describe_route(transitions: Transitions, states: list[int] | None, start: in
     'No route: state 1 cannot be reached from state 0.'
     """
     if states is not None:
-        return f"{len(states) - 1} steps from state {start} to state {goal}: {' '.join(map(str, states))}"
-    fewest = distances(transitions, goal)[check_state(transitions, start, "describe_route", "start")]
+        return f"{len(states) - 1} steps from state {start} to state {states[-1]}: {' '.join(map(str, states))}"
+    start, goals = check_state(transitions, start, "describe_route", "start"), np.atleast_1d(goal)
+    fewest = min(distances(transitions, goal)[start] for goal in goals)
+    name = f"state {' or '.join(map(str, goals))}"
     if np.isinf(fewest):
-        return f"No route: state {goal} cannot be reached from state {start}."
-    return f"No route: the policy does not lead from state {start} to state {goal}, {fewest:.0f} steps away."
+        return f"No route: {name} cannot be reached from state {start}."
+    return f"No route: the policy does not lead from state {start} to {name}, {fewest:.0f} steps away."
 
 
 def _likeliest(transitions: Transitions, policy: ndarray) -> tuple[ndarray, ndarray]:

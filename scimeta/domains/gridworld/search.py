@@ -12,20 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import shortest_path
 
+from scimeta.domains.gridworld.arrival import certain, expected_steps
 from scimeta.domains.gridworld.belief import check_belief
 from scimeta.domains.gridworld.latency import search_order
-from scimeta.domains.gridworld.transitions import Transitions, expect
+from scimeta.domains.gridworld.transitions import Transitions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST = 10_000  # cells, whose distances take 0.8 GB
-_SWEEPS = 10_000
 _TIE = 0.03  # beliefs that differ by less than this share of them may change places
-_NEVER = 1e12  # steps that stand for infinity
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +123,8 @@ def search_route(
             always the last; None for the same route each time.
 
     Raises:
-        ValueError: a start outside the map, a belief that is not one, a city of more than 10,000 cells.
+        ValueError: a start outside the map, a belief that is not one, distances that are none, a city of more than
+            10,000 cells.
 
     >>> from scimeta.domains.gridworld.transitions import transitions
     >>> corridor = transitions([[0, 1], [0, 2], [1, 3], [2, 3]])
@@ -141,9 +138,11 @@ def search_route(
     if beam < 1 or beam != int(beam):
         raise ValueError(f"search_route: beam must be a whole number, 1 or more; got {beam}")
     belief = check_belief(np.ones(states) if belief is None else belief, states, "search_route")
-    distances = expected_steps(transitions) if distances is None else np.asarray(distances)
+    distances = expected_steps(transitions) if distances is None else np.asarray(distances, dtype=float)
     if distances.shape != (states, states):
         raise ValueError(f"search_route: distances must be ({states}, {states}); got {distances.shape}")
+    if not (distances >= 0).all():
+        raise ValueError("search_route: distances must be 0 or more, inf where no way leads; some are negative or nan")
     first = 1 + _expected(transitions, start, distances).min(0)  # the start's own cell, too, is entered by a step
     cells = np.flatnonzero((belief > 0) & np.isfinite(first))
     order, times, walk = cells, np.zeros(0), np.array([start])
@@ -154,7 +153,7 @@ def search_route(
         legs = np.concatenate([first[order[:1]], distances[order[:-1], order[1:]]])
         lost = np.append(np.flatnonzero(~np.isfinite(legs)), len(legs))[0]  # beyond a one-way street
         order, times = order[:lost], np.cumsum(legs[:lost])
-    if _certain(transitions):
+    if certain(transitions):
         walk = _walk(transitions, distances, start, order)
         entered = np.full(states, len(walk))
         np.minimum.at(entered, walk[1:], np.arange(1, len(walk)))
@@ -166,53 +165,10 @@ def search_route(
     return SearchRoute(int(start), order, times, belief[order], missed, walk, transitions, distances)
 
 
-def expected_steps(transitions: Transitions) -> ndarray:
-    """Return (states, states) the fewest expected steps from each state (row) to each (column); inf where no way leads.
-
-    Breadth first where every action is certain; otherwise value iteration for all goals at once, to six digits.
-
-    Raises:
-        ValueError: more than 10,000 states.
-
-    >>> from scimeta.domains.gridworld.transitions import transitions
-    >>> expected_steps(transitions([[0, 1], [1, 1]]))
-    array([[ 0.,  1.],
-           [inf,  0.]])
-    """
-    states = transitions.states
-    if states > _MOST:
-        raise ValueError(
-            f"expected_steps: the distances between {states} cells would take {8e-9 * states**2:.0f} GB; search a part "
-            f"of the city, of {_MOST} cells at most"
-        )
-    possible = transitions.probability > 0
-    rows = np.broadcast_to(np.arange(states)[:, None, None], possible.shape)[possible]
-    graph = csr_array((np.ones(len(rows)), (rows, transitions.next[possible])), shape=(states, states))
-    graph.sum_duplicates()
-    steps = shortest_path(graph, unweighted=True)
-    if _certain(transitions):
-        return steps
-    steps = np.where(np.isfinite(steps), steps, _NEVER)
-    change = np.full_like(steps, np.inf)
-    for _ in range(_SWEEPS):  # from below, so that what has no end keeps growing
-        new = 1 + expect(transitions, steps).min(1)
-        np.fill_diagonal(new, 0.0)
-        new = np.minimum(new, _NEVER)
-        change = (new - steps) / (1 + steps)
-        steps = new
-        if change.max() < 1e-7:
-            break
-    return np.where((change < 1e-3) & (steps < 1e-3 * _NEVER), steps, np.inf)
-
-
-def _certain(transitions: Transitions) -> bool:
-    return bool((transitions.probability.max(-1) > 1 - 1e-12).all())
-
-
 def _expected(transitions: Transitions, state: int, distances: ndarray) -> ndarray:
     """Return (actions, ...) the mean of distances (states, ...) after each action in a state; inf where one may be."""
     chance = transitions.probability[state].reshape(transitions.probability.shape[1:] + (1,) * (distances.ndim - 1))
-    return np.where(chance > 0, chance * distances[transitions.next[state]], 0.0).sum(1)
+    return (chance * np.where(chance > 0, distances[transitions.next[state]], 0.0)).sum(1)
 
 
 def _walk(transitions: Transitions, distances: ndarray, start: int, order: ndarray) -> ndarray:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from scimeta.domains.gridworld.agents import check_settings
 from scimeta.domains.gridworld.transfer import SPREAD, Transfer, World, check_tasks, draws, look_up, points
 from scimeta.domains.gridworld.transitions import check_gamma
 
@@ -57,9 +58,11 @@ def sfql(
     """
     gamma = check_gamma(gamma, "sfql")
     world, weights = check_tasks("sfql", world, weights, steps, episode)
-    for name, value in (("rate", rate), ("weight_rate", weight_rate)):
-        if not 0 < value <= 1:
-            raise ValueError(f"sfql: {name} must be above 0 and at most 1; got {value}")
+    check_settings("sfql", rate, epsilon)
+    if not 0 < weight_rate <= 1:
+        raise ValueError(f"sfql: weight_rate must be above 0 and at most 1; got {weight_rate}")
+    if first_weight is not None and not np.isfinite(first_weight):
+        raise ValueError(f"sfql: first_weight must be finite, or None for small ones; got {first_weight}")
     tasks, dim = weights.shape
     table = _Table((tasks, world.next.shape[1], dim), rate, gamma, rng)
     how = _How(steps, episode, epsilon, 0.0 if told else weight_rate)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SEGMENT = 32  # steps over which traces reach
 
 
-class Walker(Protocol):
+class Agents(Protocol):
     """Agents that walk at once on one map."""
 
     def reset(self, rng: np.random.Generator) -> ndarray:
@@ -75,7 +75,7 @@ class Successors:
 
 
 def learn_successors(
-    walker: Walker,
+    walker: Agents,
     policies: ndarray,
     features: ndarray,
     gamma: float,
@@ -93,7 +93,8 @@ def learn_successors(
     would hardly have done as the agent did (Retrace); with 0 only the next state counts (TD(0)).
 
     Args:
-        walker: agents with ``reset(rng)`` and ``step(actions)``, on one map.
+        walker: agents with ``reset(rng)`` and ``step(actions)``, on one map; where they tell their ``cities``, as the
+            simulator's do, these must have the policies' states and actions.
         policies: (states, actions) probabilities, or (policies, states, actions).
         features: phi, (states, d).
         gamma: the discount.
@@ -108,7 +109,8 @@ def learn_successors(
         episode: steps after which all agents start anew.
 
     Raises:
-        ValueError: shapes that do not fit, probabilities that are none, numbers out of range, steps below 1.
+        ValueError: shapes that do not fit, probabilities that are none, numbers out of range, steps below 1, agents
+            on another map.
 
     Reference: Dayan, Neural Computation 5, 613 (1993); van Seijen et al., A theoretical and empirical analysis of
     expected Sarsa, ADPRL 2009; Munos et al., Safe and efficient off-policy reinforcement learning, NeurIPS 2016.
@@ -127,6 +129,7 @@ def learn_successors(
     array([1.1429, 0.5714, 0.2857])
     """
     policies, features = _checked(policies, features)
+    _check_maps(walker, policies)
     single = policies.ndim == 2
     policies = policies[None] if single else policies
     behaviour = _behaviour(policies, behaviour)
@@ -138,13 +141,13 @@ def learn_successors(
     length, done, errors = _SEGMENT if trace else 1, 0, []
     with tqdm(total=steps, desc="learn_successors", delay=2, disable=None, leave=False) as bar:
         while done < steps:
-            states = np.asarray(walker.reset(rng))
+            states = _inside(walker.reset(rng), len(bounds))
             until = min(done + episode, steps)
             while done < until:
                 path = []
                 for _ in range(min(length, until - done)):
                     actions = (rng.random(len(states))[:, None] >= bounds[states]).sum(1)
-                    after = np.asarray(walker.step(actions))
+                    after = _inside(walker.step(actions), len(bounds))
                     path.append((states * bounds.shape[1] + actions, after))
                     states = after
                 errors.append(table.update(path))
@@ -226,7 +229,7 @@ def _checked(policies: ndarray, features: ndarray) -> tuple[ndarray, ndarray]:
     features, policies = np.asarray(features, dtype=float), np.asarray(policies)
     if features.ndim != 2 or 0 in features.shape or not np.isfinite(features).all():
         raise ValueError(f"learn_successors: features must be (states, d), finite; got shape {features.shape}")
-    if policies.ndim not in (2, 3) or policies.shape[-2] != len(features):
+    if policies.ndim not in (2, 3) or policies.shape[-2] != len(features) or not policies.size:
         raise ValueError(
             f"learn_successors: policies must be ({len(features)}, actions) probabilities, or one more axis in front; "
             f"got {policies.shape}; for a deterministic policy pass one_hot(actions, number)"
@@ -235,6 +238,26 @@ def _checked(policies: ndarray, features: ndarray) -> tuple[ndarray, ndarray]:
     if not (policies >= 0).all() or not np.allclose(policies.sum(-1), 1, rtol=0, atol=1e-9):
         raise ValueError("learn_successors: a policy's probabilities must be non-negative and sum to 1 in every state")
     return policies, features
+
+
+def _check_maps(walker: Agents, policies: ndarray) -> None:
+    for city in getattr(walker, "cities", ()):
+        if city.next.shape[:2] != policies.shape[-2:]:
+            raise ValueError(
+                f"learn_successors: the agents walk on a map of (states, actions) {city.next.shape[:2]}, the policies "
+                f"are for {policies.shape[-2:]}; give those of the agents' map"
+            )
+
+
+def _inside(states: ndarray, number: int) -> ndarray:
+    """Return the agents' states, (agents,); ValueError where the policies know no such state."""
+    states = np.asarray(states)
+    if states.ndim != 1 or not states.size or states.min() < 0 or states.max() >= number:
+        raise ValueError(
+            f"learn_successors: the agents must stand on (agents,) states in 0..{number - 1}, the policies' map; got "
+            f"{states.shape}" + (f" from {states.min()} to {states.max()}" if states.size else "")
+        )
+    return states
 
 
 def _behaviour(policies: ndarray, behaviour: ndarray | None) -> ndarray:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from scimeta.domains.gridworld.agents import check_settings
 from scimeta.domains.gridworld.transitions import check_gamma
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def q_learning_each(
     """
     gamma = check_gamma(gamma, "q_learning_each")
     world, weights = check_tasks("q_learning_each", world, weights, steps, episode)
-    if not 0 < rate <= 1:
-        raise ValueError(f"q_learning_each: rate must be above 0 and at most 1; got {rate}")
+    check_settings("q_learning_each", rate, epsilon, start)
     (after, feature, ends), actions, met, curves = look_up(world), world.next.shape[1], set(), []
     for true in weights:
         pay, table, total, collected = [*(world.rows @ true).tolist(), 0.0], {}, 0.0, []
@@ -173,8 +173,9 @@ def check_tasks(where: str, world: World, weights: ndarray, steps: int, episode:
     weights = np.asarray(weights, dtype=np.float64)
     if weights.ndim != 2 or not len(weights) or rows.ndim != 2 or weights.shape[1] != rows.shape[1]:
         raise ValueError(f"{where}: weights must be (tasks, d) and rows (kinds, d); got {weights.shape}, {rows.shape}")
-    if not np.isfinite(weights).all():
-        raise ValueError(f"{where}: weights must be finite")
+    rows = rows.astype(np.float64)
+    if not (np.isfinite(weights).all() and np.isfinite(rows).all()):
+        raise ValueError(f"{where}: weights and the world's rows must be finite")
     if steps < 1 or episode < 1 or steps != int(steps) or episode != int(episode):
         raise ValueError(f"{where}: steps and episode must be whole numbers, 1 or more; got {steps} and {episode}")
-    return world._replace(rows=rows.astype(np.float64), ends=world.ends.astype(bool)), weights
+    return world._replace(rows=rows, ends=world.ends.astype(bool)), weights

@@ -7,6 +7,7 @@ which also holds where rewards have no noise or leave directions of w open.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,14 +19,15 @@ from scipy import special
 from scimeta.calibration.intervals import Estimate, probability
 from scimeta.calibration.prior import Prior
 from scimeta.domains.gridworld.goals import check_names
+from scimeta.domains.gridworld.whitened import Whitened, mixture_quantile
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 _WIDE = 1e3  # standard deviations of weights without a prior, in units of what the rewards suggest
-_DECADE = np.log(10.0)  # standard deviation of the log of an unknown noise
-_NOISES = np.linspace(-3.0, 3.0, 61)  # around its expected log, in standard deviations
+_SURPRISE = 1e-4  # probability below which rewards are said to contradict the features
+_EXACT = 1e-6  # share of the rewards that rounding may leave unexplained where there is no noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +38,25 @@ class Weights:
         names: of the weights.
         mean: (d,).
         covariance: (d, d).
+        lower: (d,) lower ends of the intervals; with an unknown noise those of the heavy-tailed average over it.
+        upper: (d,) upper ends.
         before: (d,) standard deviations under the prior; inf where there was none.
         sigma: standard deviation of a reward's noise, as given or as estimated.
         rewards: number of rewards seen.
         level: probability of the intervals.
+        chance: probability of rewards that fit as badly, whatever the weights; 1 where the noise was not known.
     """
 
     names: tuple[str, ...]
     mean: ndarray
     covariance: ndarray
+    lower: ndarray
+    upper: ndarray
     before: ndarray
     sigma: float
     rewards: int
     level: float = 0.9
+    chance: float = 1.0
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -63,9 +71,9 @@ class Weights:
             raise KeyError(f"Unknown weight {name!r}; there are {', '.join(self.names)}")
         i = self.names.index(name)
         value, std, before = float(self.mean[i]), float(self.std[i]), float(self.before[i])
-        reach = float(special.ndtri(0.5 + 0.5 * self.level)) * std
+        lower, upper = float(self.lower[i]), float(self.upper[i])
         share = 1.0 - (std / before) ** 2 if np.isfinite(before) else 1.0
-        return Estimate(name, value, value - reach, value + reach, self.level, "", std, min(max(share, 0.0), 1.0))
+        return Estimate(name, value, lower, upper, self.level, "", std, min(max(share, 0.0), 1.0))
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -73,7 +81,10 @@ class Weights:
         return {name: self[name] for name in self.names}
 
     def sample(self, n: int, rng: np.random.Generator) -> ndarray:
-        """Return (n, d) draws of the weights: for each, successor features give a value and a best route."""
+        """Return (n, d) draws of the Gaussian of this mean and covariance.
+
+        For each, successor features give a value and a best route.
+        """
         roots, directions = np.linalg.eigh(self.covariance)
         return self.mean + rng.standard_normal((n, len(self))) @ (directions * np.sqrt(roots.clip(min=0.0))).T
 
@@ -90,6 +101,7 @@ class Weights:
         shown = table if len(self) <= 20 else table.loc[table["value"].abs().sort_values(ascending=False).index[:20]]
         more = "" if len(self) <= 20 else f"\n... and {len(self) - 20} smaller ones; to_frame() has all"
         head = f"reward weights from {self.rewards} rewards, noise sd {self.sigma:.3g}, {self.level:.0%} intervals"
+        head += "" if self.chance >= _SURPRISE else f"\n{_contradiction(self.chance, self.sigma)}"
         return f"{head}\n{shown.to_string(float_format=lambda v: f'{v:.4g}')}{more}"
 
     def plot(self, ax: Axes | None = None, truth: ndarray | None = None) -> Axes:
@@ -98,7 +110,7 @@ class Weights:
             import matplotlib.pyplot as plt
 
             _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-        reach = special.ndtri(0.5 + 0.5 * self.level) * self.std
+        reach = np.stack([self.mean - self.lower, self.upper - self.mean]).clip(min=0.0)
         ax.axhline(0.0, color="0.7", lw=0.8)
         ax.errorbar(range(len(self)), self.mean, reach, fmt="o", capsize=3, label=f"{self.level:.0%} interval")
         if truth is not None:
@@ -133,7 +145,11 @@ def learn_weights(
         level: probability of the intervals.
 
     Raises:
-        ValueError: shapes that do not fit, numbers that are not finite (named), a negative sigma.
+        ValueError: shapes that do not fit, numbers that are not finite (named), a negative sigma; rewards without noise
+            that no weights give.
+
+    Warns:
+        RuntimeWarning: the rewards lie further from any weights than sigma allows (chi-square below 1e-4).
 
     >>> found = learn_weights(np.eye(2)[[0, 1, 1]], np.array([1.0, 4.0, 4.0]), sigma=0.0, names=["park", "station"])
     >>> found.mean.round(9), found["park"].value
@@ -152,16 +168,21 @@ def learn_weights(
     else:
         mean, root, noise = *_population(prior, size), prior.noise
     names = check_names(names if names is not None or prior is None else prior.law.fast, size, "learn_weights")
-    data = _Whitened(features @ root, rewards - features @ mean)
-    if sigma is None:
-        sigma, z, covariance = data.averaged(noise)
-    else:
-        z, covariance = data.posterior(float(sigma))
+    data = Whitened(features @ root, rewards - features @ mean)
+    chance = 1.0 if sigma is None else _fit(data, float(sigma), rewards)
+    sigmas, share = data.noises(noise) if sigma is None else (np.array([sigma], dtype=float), np.ones(1))
+    z, variances = data.posterior(sigmas)
+    means, axes = mean + z @ root.T, root @ data.right.T
+    centre = share @ means
+    apart = means - centre
+    found = (axes * (share @ variances)) @ axes.T + (share[:, None] * apart).T @ apart
+    level = probability(level)
+    ends = [
+        mixture_quantile(share, means, np.sqrt(variances @ (axes**2).T), 0.5 + side * level) for side in (-0.5, 0.5)
+    ]
     before = np.full(size, np.inf) if prior is None else np.sqrt((root**2).sum(1))
-    found = root @ covariance @ root.T
-    return Weights(
-        names, mean + root @ z, 0.5 * (found + found.T), before, float(sigma), len(rewards), probability(level)
-    )
+    sigma = float(np.exp(share @ np.log(sigmas))) if sigma is None else float(sigma)
+    return Weights(names, centre, 0.5 * (found + found.T), *ends, before, sigma, len(rewards), level, chance)
 
 
 class Place(NamedTuple):
@@ -220,38 +241,28 @@ def next_place(
     return Place(int(gains.argmax()), gains)
 
 
-class _Whitened:
-    """Residuals e = B z + noise of parameters z that are standard normal before."""
+def _fit(data: Whitened, sigma: float, rewards: ndarray) -> float:
+    """Return the probability of residuals across the features as large as these; raise or warn where it is tiny."""
+    rounding = _EXACT * float(np.linalg.norm(rewards))
+    if sigma == 0 and np.sqrt(data.across) > rounding:
+        raise ValueError(
+            f"learn_weights: no weights give these rewards; the closest leave {np.sqrt(data.across):.3g} (root of the "
+            "squares' sum). The same features must have the same reward where sigma is 0; pass sigma, or None, or add "
+            "the feature that is missing"
+        )
+    if sigma == 0 or not data.freedom:
+        return 1.0
+    chance = float(special.chdtrc(data.freedom, data.across / sigma**2))
+    if chance < _SURPRISE:
+        warnings.warn(f"learn_weights: {_contradiction(chance, sigma)}", RuntimeWarning, stacklevel=3)
+    return chance
 
-    def __init__(self, design: ndarray, residuals: ndarray) -> None:
-        tall, short = np.linalg.qr(design)  # many rewards would make the singular vectors below large
-        left, singular, self.right = np.linalg.svd(short)
-        kept = singular > 1e-12 * singular.max(initial=0.0)
-        self.singular = singular[kept]
-        self.along = (tall @ left[:, : len(singular)][:, kept]).T @ residuals
-        self.across = max(float(residuals @ residuals - self.along @ self.along), 0.0)
-        self.count = len(residuals)
 
-    def posterior(self, sigma: float) -> tuple[ndarray, ndarray]:
-        """Return mean (d,) and covariance (d, d) of z."""
-        squares = self.singular**2 + sigma**2
-        variance = np.ones(len(self.right))
-        variance[: len(squares)] = sigma**2 / squares
-        mean = (self.singular / squares * self.along) @ self.right[: len(squares)]
-        return mean, (self.right.T * variance) @ self.right
-
-    def averaged(self, noise: float) -> tuple[float, ndarray, ndarray]:
-        """Return the noise, and mean and covariance of z, over what the residuals say of the noise."""
-        sigmas = np.exp(np.log(noise) + _DECADE * _NOISES)
-        squares = self.singular**2 + sigmas[:, None] ** 2  # (noises, kept)
-        fit = (self.along**2 / squares + np.log(squares)).sum(1) + self.across / sigmas**2
-        log = -0.5 * (fit + 2 * (self.count - len(self.singular)) * np.log(sigmas) + _NOISES**2)
-        weight = special.softmax(log)
-        means, covariances = zip(*(self.posterior(sigma) for sigma in sigmas), strict=True)
-        mean = weight @ np.array(means)
-        centred = np.array(means) - mean
-        covariance = np.tensordot(weight, np.array(covariances), 1) + (weight[:, None] * centred).T @ centred
-        return float(np.exp(weight @ np.log(sigmas))), mean, covariance
+def _contradiction(chance: float, sigma: float) -> str:
+    return (
+        f"the rewards contradict the features: noise of sd {sigma:.3g} misses them by as much with probability "
+        f"{chance:.1g}; pass a larger sigma, or None, or add the feature that is missing"
+    )
 
 
 def _population(prior: Prior, size: int) -> tuple[ndarray, ndarray]:

@@ -133,6 +133,8 @@ def test_learning_ends_when_all_are_competent():
         ({"epsilon": 1.5}, "epsilon"),
         ({"steps": 0}, "steps must be a whole number"),
         ({"every": 2.5}, "every must be a whole number"),
+        ({"episode": float("nan")}, "episode must be a whole number"),
+        ({"start": float("nan")}, "start, the first value of every action, must be finite"),
     ],
 )
 def test_what_makes_no_sense_is_said(change, message):
@@ -142,6 +144,28 @@ def test_what_makes_no_sense_is_said(change, message):
         q_learning(made, **arguments)
     with pytest.raises(ValueError, match=message):
         dyna_q(made, **arguments)
+
+
+def test_a_goal_that_nobody_can_reach_is_refused_not_learned():
+    walled, rng = of(read_city("...#.\n...##")), np.random.default_rng(0)
+    unlikely = Transitions(np.array([[[0, 1]], [[1, 0]]]), np.array([[[1.0, 0.0]], [[0.5, 0.5]]]))
+    for made, goal in ((walled, 3), (unlikely, 1)):
+        for agent in (q_learning, dyna_q):
+            with pytest.raises(ValueError, match=f"goal {goal} cannot be reached from any other state"):
+                agent(made, [0, goal], rng=rng)
+        with pytest.raises(ValueError, match=f"goal {goal} cannot be reached"):
+            policy_reuse(made, [goal], np.zeros((1, made.states), dtype=int), rng=rng)
+
+
+def test_a_goal_within_reach_of_some_starts_is_judged_on_those():
+    made = of(read_city("..#..\n..#.."))  # two halves
+    learned = q_learning(made, [0], rng=np.random.default_rng(0))
+    shortest = distances(made, 0)
+    walked = path_lengths(made, learned.action_values[0].argmax(1), 0)
+    within = np.isfinite(shortest)
+    assert within.sum() == 4
+    want = success_weighted_path_length(walked[within], shortest[within]).mean()
+    assert learned.scores[0, -1] == want >= 0.95
 
 
 @pytest.mark.parametrize(
@@ -156,6 +180,22 @@ def test_what_makes_no_sense_is_said(change, message):
 def test_a_library_that_is_none_is_refused(library, message):
     with pytest.raises(ValueError, match=message):
         policy_reuse(of(open_grid(3)), [0], library, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rate": 0.0}, "rate, the step size"),
+        ({"epsilon": float("nan")}, "epsilon"),
+        ({"start": float("inf")}, "start"),
+        ({"fade": 1.5}, "fade must be between 0 and 1"),
+        ({"sharpen": float("nan")}, "sharpen must be 0 or more and finite"),
+        ({"sharpen": -100.0}, "sharpen must be 0 or more and finite"),
+    ],
+)
+def test_policy_reuse_refuses_settings_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        policy_reuse(of(open_grid(3)), [0], np.zeros((1, 9), dtype=int), **change, rng=np.random.default_rng(0))
 
 
 def test_dyna_q_refuses_to_plan_less_than_nothing():

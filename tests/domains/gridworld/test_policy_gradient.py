@@ -89,6 +89,24 @@ def test_meta_training_lowers_the_loss_after_a_step():
     assert after > 1.2 * before
 
 
+def test_goals_may_be_whole_numbers_of_any_width():
+    made = slippery()
+    learner = maml(return_loss(made), tabular_policy(made), lr=1e3)
+    want = adapt_exactly(learner, made, [3, 9])[1]
+    frozen = np.array([3, 9])
+    frozen.flags.writeable = False
+    for goals in (np.array([3, 9], dtype=np.int32), np.array([3, 9], dtype=np.uint8), frozen):
+        np.testing.assert_array_equal(adapt_exactly(learner, made, goals)[1], want)
+
+
+def test_a_goal_that_nobody_can_reach_is_refused():
+    made = of(read_city("...#.\n...##"))
+    with pytest.raises(ValueError, match="adapt_exactly: goal 3 cannot be reached"):
+        adapt_exactly(maml(return_loss(made), tabular_policy(made)), made, [0, 3])
+    with pytest.raises(ValueError, match="goal_tasks: goal 3 cannot be reached"):
+        goal_tasks(made, [3])
+
+
 def test_bad_input_is_refused():
     made = slippery()
     with pytest.raises(ValueError, match="gamma"):

@@ -133,3 +133,9 @@ def test_bad_input_is_refused():
         route(made, np.zeros(148, dtype=int), -1, 0)
     with pytest.raises(ValueError, match="route: the policy must be"):
         route(made, np.zeros(147, dtype=int), 0, 1)
+
+
+def test_a_route_to_the_nearest_of_several_goals_is_described_by_where_it_ends():
+    street = transitions([[0, 1], [0, 2], [1, 2]])
+    assert describe_route(street, [0, 1], 0, [1, 2]) == "1 steps from state 0 to state 1: 0 1"
+    assert "from state 0 to state 1 or 2, 1 steps away" in describe_route(street, None, 0, [1, 2])

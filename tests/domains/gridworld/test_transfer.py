@@ -102,6 +102,7 @@ def test_the_curve_ends_at_the_return_and_the_same_seed_gives_the_same_numbers()
         ("feature", [[0], [0]], "must be \\(states, actions\\)"),
         ("ends", [False], "ends \\(states,\\)"),
         ("starts", [], "starts must be whole numbers"),
+        ("rows", [[np.nan]], "the world's rows must be finite"),
     ],
 )
 def test_a_world_whose_parts_do_not_fit_is_refused(part, value, message):
@@ -117,7 +118,10 @@ def test_a_world_whose_parts_do_not_fit_is_refused(part, value, message):
         ([[1.0, 2.0]], {}, "weights must be"),
         ([[np.nan]], {}, "finite"),
         ([[1.0]], {"steps": 0}, "whole numbers, 1 or more"),
-        ([[1.0]], {"rate": 0.0}, "rate must be"),
+        ([[1.0]], {"rate": 0.0}, "rate, the step size"),
+        ([[1.0]], {"epsilon": 5.0}, "epsilon must be a probability"),
+        ([[1.0]], {"epsilon": np.nan}, "epsilon must be a probability"),
+        ([[1.0]], {"epsilon": -1.0}, "epsilon must be a probability"),
         ([[1.0]], {"gamma": -0.1}, "gamma"),
     ],
 )
@@ -126,3 +130,17 @@ def test_numbers_that_make_no_sense_are_refused(weights, change, message):
     for agent in (sfql, q_learning_each):
         with pytest.raises(ValueError, match=message):
             agent(world, weights, **change, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("agent", "change", "message"),
+    [
+        (sfql, {"first_weight": np.nan}, "first_weight must be finite"),
+        (sfql, {"weight_rate": np.nan}, "weight_rate must be above 0"),
+        (q_learning_each, {"start": np.nan}, "start, the first value of every action, must be finite"),
+    ],
+)
+def test_first_values_that_are_no_numbers_are_refused(agent, change, message):
+    world = World([[0, 1], [1, 1]], [[-1, 0], [-1, -1]], [[1.0]], [False, True], [0])
+    with pytest.raises(ValueError, match=message):
+        agent(world, [[1.0]], **change, rng=np.random.default_rng(0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulators.gridworld.city import ACTIONS, MOVES, City, grid_city, read_city
-from simulators.gridworld.layouts import four_rooms, maze, street_city, town
+from simulators.gridworld.layouts import four_rooms, maze, open_grid, street_city, town
 
 MAP = """\
 A.~~#.
@@ -102,9 +102,46 @@ def test_a_city_without_places_has_every_cell_as_feature():
     np.testing.assert_array_equal(read_city("..#.").features(), np.eye(3))
 
 
-def test_short_rows_end_in_walls_and_blank_rows_around_are_dropped():
-    city = read_city("\n...\n.\n   \n\n")
+def test_short_rows_end_in_walls_and_empty_rows_around_are_dropped():
+    city = read_city("\n...\n.\n\n\n")
     assert city.rows == ("...", ".##")
+
+
+def test_rows_of_spaces_are_free_but_for_the_indent_of_closing_quotes():
+    assert read_city("   \n###\n   \n").rows == ("...", "###", "...")
+    assert read_city("  ").rows == ("..",)
+    assert read_city("\n...\n.#.\n    ").rows == ("...", ".#.")
+
+
+@pytest.mark.parametrize("name", ["streets", "streets.text", "four rooms", "old/town"])
+def test_a_name_is_not_taken_for_a_map_of_one_row(name):
+    with pytest.raises(ValueError, match="no such map"):
+        read_city(name)
+
+
+@pytest.mark.parametrize("text", ["PPP", "vvP", "A..B", "a~b", "S1G", "\nabc"])
+def test_one_row_of_symbols_is_a_map(text):
+    assert read_city(text).rows == (text.strip(),)
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_but_must_be_text(tmp_path):
+    path = tmp_path / "marked.map"
+    path.write_text("L.\n", encoding="utf-8-sig")
+    assert read_city(path).rows == ("L.",)
+    path.write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ValueError, match="marked.map is not a text file in UTF-8"):
+        read_city(path)
+
+
+def test_a_place_handed_out_is_the_callers_own():
+    city = read_city("L.L")
+    city.place("L")[:] = 1
+    assert city.place("L").tolist() == [0, 2]
+
+
+def test_a_large_city_without_places_has_no_feature_for_every_cell():
+    with pytest.raises(ValueError, match=r"has no places and 10100 cells, too many .* by with_places"):
+        open_grid(101, 100).features()
 
 
 def test_a_map_is_read_from_a_file_and_named_by_it(tmp_path):
@@ -147,6 +184,9 @@ def test_errors_list_what_would_be_right():
         city.state(0, 2)
     with pytest.raises(ValueError, match=r"outside the map.*columns 0..2"):
         city.state(0, -1)
+    for cell in ((0.5, 0), (0, "a")):
+        with pytest.raises(ValueError, match="row and column must be whole numbers"):
+            city.state(*cell)
     with pytest.raises(ValueError, match="slip must be a probability"):
         read_city("~", slip=float("nan"))
     with pytest.raises(ValueError, match="no cell is marked 'Q'"):

@@ -153,8 +153,13 @@ def test_bad_input_is_refused():
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(0)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="0 to 3"):
-        env.step(4)
+    for action in (4, 1.0):
+        with pytest.raises(ValueError, match="0 to 3"):
+            env.step(action)
+    with pytest.raises(ValueError, match=r"mask, \(2,\) booleans"):
+        batch = Collectors(env.collection, 2)
+        batch.reset(np.random.default_rng(0))
+        batch.restart(np.array([0, 1]))
     with pytest.raises(ValueError, match=r"actions must be \(2,\)"):
         batch = Collectors(env.collection, 2)
         batch.reset(np.random.default_rng(0))

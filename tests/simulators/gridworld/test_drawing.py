@@ -104,3 +104,12 @@ def test_bad_input_is_refused():
         draw(city, route=[])
     with pytest.raises(ValueError, match="at least 1 pixel"):
         draw(city, size=0)
+    with pytest.raises(ValueError, match="whole number"):
+        draw(city, size=2.5)
+    for agent in (-1, 148, 1.0):
+        for size in (1, 10):
+            with pytest.raises(ValueError, match=r"agent must be a state in 0\.\.147"):
+                draw(city, agent=agent, size=size)
+    for limits in ((float("nan"), 1), (0, float("inf")), (2, 1), (0, 1, 2)):
+        with pytest.raises(ValueError, match="two finite numbers, the lesser first"):
+            draw(city, values=np.zeros(148), limits=limits)

@@ -120,8 +120,45 @@ def test_a_vector_reward_is_the_features():
     np.testing.assert_array_equal(reward, [0, 0, 1, 0, 0])
     reward[:] = 7
     np.testing.assert_array_equal(info["features"], [0, 0, 1, 0, 0])
+    again = VectorReward(GridEnv("town", start=(4, 8)))
+    again.reset(seed=0)
+    np.testing.assert_array_equal(again.step(3)[1], [0, 0, 1, 0, 0])
     with pytest.raises(TypeError, match="reward_space"):
         VectorReward(gymnasium.make("FrozenLake-v1"))
+
+
+def test_the_unwrapped_city_of_vector_rewards_rewards_with_vectors_too():
+    env = gymnasium.make("scimeta/MOCity-v0", start=(4, 8), max_episode_steps=1).unwrapped
+    env.reset(seed=0)
+    _, reward, *_ = env.step(3)
+    assert reward.shape == (env.reward_dim,) and reward in env.reward_space
+
+
+def test_many_agents_have_vector_rewards_that_are_their_features():
+    envs = gymnasium.make_vec("scimeta/MOCity-v0", 3, start=(4, 8), max_episode_steps=2)
+    envs.reset(seed=0)
+    actions, park, street = np.array([3, 0, 3]), [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]
+    _, rewards, _, _, info = envs.step(actions)
+    np.testing.assert_array_equal(rewards, [park, street, park])
+    np.testing.assert_array_equal(info["features"], rewards)
+    assert all(reward in envs.reward_space for reward in rewards)
+    assert envs.step(actions)[3].all()
+    np.testing.assert_array_equal(envs.step(actions)[1], np.zeros((3, 5)))  # this step only starts the next episode
+
+
+@pytest.mark.parametrize("name", ["four rooms", "four_rooms"])
+def test_a_layout_is_found_by_its_name_with_spaces_or_without(name):
+    assert len(gymnasium.make("scimeta/City-v0", city=name, goal=(0, 0)).unwrapped.city) == 148
+
+
+def test_agents_together_say_what_they_cannot_do():
+    with pytest.raises(ValueError, match='observation is "state"; got \'image\'; make_vec.*"sync"'):
+        gymnasium.make_vec("scimeta/City-v0", 2, observation="image")
+    envs = gymnasium.make_vec("scimeta/City-v0", 2)
+    with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):
+        envs.step(np.zeros(2, dtype=int))
+    with pytest.raises(ValueError, match=r"share one seed.*got \[1, 2\]"):
+        envs.reset(seed=[1, 2])
 
 
 def walk(envs, actions):
@@ -212,6 +249,11 @@ def test_a_large_city_has_a_goal_but_not_a_feature_for_every_cell():
         ({"features": np.ones((3, 2))}, "features must be"),
         ({"city": "four_rooms"}, "no places"),
         ({"city": "fourrooms"}, "layouts are town, four_rooms"),
+        ({"city": "five rooms"}, "layouts are town, four_rooms"),
+        ({"city": "streets.text"}, "layouts are town, four_rooms"),
+        ({"goal": 3}, r"goal must be a place or \(row, col\); got 3"),
+        ({"goal": (0, 1, 2)}, r"goal must be a place or \(row, col\)"),
+        ({"start": 1.5}, r"start must be a place, a state or \(row, col\); got 1.5"),
         ({"start": 1000}, r"state in 0\.\."),
         ({"observation": "sound"}, "observation"),
         ({"render_mode": "oil"}, "render_mode"),
@@ -227,7 +269,7 @@ def test_bad_use_is_refused():
     with pytest.raises(gymnasium.error.ResetNeeded):
         env.step(0)
     env.reset(seed=0)
-    for action in (-1, 5):
+    for action in (-1, 5, 1.0, "north"):
         with pytest.raises(ValueError, match="0 to 4"):
             env.step(action)
     for made in (env, GridVectorEnv(2, "town")):

@@ -81,6 +81,11 @@ def test_bad_input_is_refused_by_name():
         walkers.step(np.array([0, -1, 0]))
     with pytest.raises(ValueError, match="every start must be a state"):
         walkers.reset(np.random.default_rng(0), starts=np.array([0, 4, 0]))
+    for which in ([0, 1], [0, 1, 0], [True, False]):
+        with pytest.raises(ValueError, match=r"mask, \(3,\) booleans"):
+            walkers.restart(which)
+    with pytest.raises(ValueError, match="cities must be a City or several"):
+        Walkers("town", 3)
     with pytest.raises(ValueError, match="at least one city"):
         Walkers([], 3)
     with pytest.raises(ValueError, match="maps must be"):
