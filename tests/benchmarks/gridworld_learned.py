@@ -2,7 +2,7 @@
 
 Looks: six kinds of cell, each with three looks, vectors of 16 numbers N(0, 1) and .3 N(0, 1) on top for each cell; a
 goal gives each kind its worth, N(0, 1). Pictures: mazes, streets, rooms and scattered walls of 13 x 13 cells, each with
-icy cells (a tenth), one-way cells (a tenth) and six places, drawn 4 x 4 pixels a cell with noise of 8 of 255.
+icy cells (a tenth), one-way cells (a tenth) and six places, drawn 8 x 8 pixels a cell with noise of 8 of 255.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STEPS = ("gauss_newton", "rates") if SMOKE else ("gauss_newton", "matrix", "rate
 RIDGES = (0.1, 1.0, 10.0, 30.0)
 
 LAYOUTS = ("maze", "streets", "rooms", "scattered")
-PLACES, PIXELS, SIDE = 6, 4, 13
+PLACES, PIXELS, SIDE = 6, 8, 13  # arrows are drawn from 8 pixels a cell on
 MAPS = 16 if SMOKE else 400
 DEEP_STEPS = 5 if SMOKE else 800
 NEW_MAPS = 1 if SMOKE else 5  # of each layout

@@ -193,3 +193,19 @@ def test_bad_input_is_refused(batch):
         improve_maps(psi, weights[:, :2])
     with pytest.raises(RuntimeError, match="did not converge in 3 sweeps"):
         plan_maps(maps, features[..., 0], GAMMA, steps=3)
+
+
+def test_policies_that_are_none_and_numbers_that_are_not_finite_are_refused(batch):
+    _, maps, policies, features, weights = batch
+    negative = policies.clone()
+    negative[0, 0, 0] = torch.tensor([2.0, -1.0, 0, 0, 0])
+    for bad in (negative, 2 * policies, torch.full_like(policies, torch.nan)):
+        with pytest.raises(ValueError, match="policies must be probabilities"):
+            features_of_maps(maps, bad, features, GAMMA)
+    psi = features_of_maps(maps, policies, features, GAMMA)
+    with pytest.raises(ValueError, match="improve_maps: weights must be finite"):
+        improve_maps(psi, torch.full_like(weights, torch.nan))
+    with pytest.raises(ValueError, match="improve_maps: psi must be finite"):
+        improve_maps(torch.full_like(psi, torch.inf), weights)
+    with pytest.raises(ValueError, match="tolerance must be 0 or more; got nan"):
+        plan_maps(maps, features[..., 0], GAMMA, tolerance=float("nan"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from scimeta.domains.gridworld.exact import factorize
+from scimeta.domains.gridworld.scores import distances
 from scimeta.domains.gridworld.transitions import Transitions, expect, policy_matrix, transitions, uniform_policy
 from simulators.gridworld.layouts import maze, open_grid, town
 
@@ -119,3 +120,9 @@ def test_wrong_features_rewards_states_and_policies_are_refused():
     with pytest.raises(ValueError, match="factorize: the policy must be"):
         factorize(made, np.ones((4, 3)) / 3, 0.9)
     assert "4 states, gamma 0.9" in repr(found)
+
+
+@pytest.mark.parametrize("state", [float("nan"), float("inf"), "park", None, 0.5, -1, [1]])
+def test_what_is_no_state_is_refused_with_its_name(state):
+    with pytest.raises(ValueError, match=r"the goal must be a state, 0\.\.3; got"):
+        distances(of(open_grid(2)), state)

@@ -222,6 +222,32 @@ def test_an_empty_library_and_wrong_numbers_are_refused():
         soften(np.array([0, 1]), 0.5)
 
 
+def test_numbers_that_are_none_and_negative_errors_are_refused():
+    psi, one = np.ones((1, 2, 1, 2)), np.ones(2)
+    with pytest.raises(ValueError, match="psi must be finite; got nan"):
+        improve(np.where(np.arange(2) == 1, np.nan, psi), one)
+    hole = np.array([1.0, np.nan])
+    for name, arguments in (
+        ("features", (hole[None], one, one[None])),
+        ("weights", (one[None], hole, one[None])),
+        ("known_weights", (one[None], one, hole[None])),
+    ):
+        with pytest.raises(ValueError, match=f"transfer_bound: {name} must be finite; got nan"):
+            transfer_bound(*arguments, GAMMA)
+    for error in (-100.0, np.nan):
+        with pytest.raises(ValueError, match="error must be 0 or more"):
+            transfer_bound(one[None], one, one[None], GAMMA, error=error)
+
+
+def test_only_a_policy_is_softened():
+    for actions in ([0, 7], [0, -1], [0.0, 1.0]):
+        with pytest.raises(ValueError, match=r"the actions must be whole numbers in 0\.\.4"):
+            soften(np.array(actions), 0.1, actions=5)
+    for policy in ([[2.0, -1.0]], [[0.5, 0.2]], [[np.nan, 1.0]]):
+        with pytest.raises(ValueError, match="soften: the policy must be"):
+            soften(np.array(policy), 0.1)
+
+
 def test_a_basis_of_places_carries_their_names():
     street = transitions([[0, 0, 1], [0, 1, 2], [1, 2, 2]])
     assert basis_library(street, np.eye(3)[:, :2], 0.9, names=["park", "market"]).names == ("seek park", "seek market")

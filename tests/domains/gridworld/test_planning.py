@@ -123,3 +123,9 @@ def test_policy_iteration_wants_one_reward_and_a_step():
         policy_iteration(made, np.zeros((105, 2)), 0.9)
     with pytest.raises(ValueError, match="steps must be 1 or more"):
         policy_iteration(made, np.zeros(105), 0.9, steps=0)
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1.0])
+def test_a_tolerance_below_nothing_is_refused(tolerance):
+    with pytest.raises(ValueError, match="value_iteration: tolerance must be 0 or more"):
+        value_iteration(of(town()), np.zeros(105), 0.9, tolerance=tolerance)

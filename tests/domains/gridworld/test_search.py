@@ -7,8 +7,9 @@ import pytest
 
 from scimeta.domains.gridworld.belief import cell_belief, update_belief
 from scimeta.domains.gridworld.latency import arrivals, search_order, shorten
+from scimeta.domains.gridworld.scores import distances
 from scimeta.domains.gridworld.search import expected_steps, search_route
-from scimeta.domains.gridworld.transitions import Transitions, transitions
+from scimeta.domains.gridworld.transitions import Transitions, expect, one_hot, policy_matrix, transitions
 from simulators.gridworld.city import City, read_city
 from simulators.gridworld.layouts import four_rooms, maze, open_grid, street_city, town
 from simulators.gridworld.walkers import Walkers
@@ -177,6 +178,39 @@ def test_expected_steps_on_ice_are_those_of_the_geometric_distribution() -> None
     np.testing.assert_allclose(steps, [[0, 4], [np.inf, 0]], rtol=1e-5)
 
 
+def test_expected_steps_are_infinite_where_a_slip_may_end_in_a_trap() -> None:
+    city = read_city("##.##\n##^##\nS.~.G\n##v##\n##.##")
+    row = expected_steps(world(city))[city.state(2, 0)]
+    assert row[city.state(2, 4)] == np.inf and row[city.state(2, 2)] == 2
+    assert distances(world(city), city.state(2, 4))[city.state(2, 0)] == 4  # with luck
+
+
+@pytest.mark.parametrize("slip", [1e-2, 1e-4, 1e-7])
+def test_expected_steps_hold_their_digits_where_only_a_rare_slip_leads_on(slip: float) -> None:
+    city = read_city("S~G\n#v#\n#.#", slip=slip)  # aims at the wall until it slips: half of the slips lead to the goal
+    steps = expected_steps(world(city))[:, city.state(0, 2)]
+    np.testing.assert_allclose(steps, [2 + 2 / slip, 1 + 2 / slip, 0, np.inf, np.inf], rtol=1e-7)
+
+
+def test_expected_steps_obey_the_bellman_equation_and_are_those_of_a_policy() -> None:
+    made = world(town())
+    steps = expected_steps(made)
+    after = expect(made, steps)
+    np.testing.assert_allclose(steps, np.where(np.eye(made.states), 0, 1 + after.min(1)), rtol=0, atol=1e-6)
+    rng = np.random.default_rng(0)
+    for goal in rng.integers(made.states, size=3):
+        matrix = policy_matrix(made, one_hot(after[..., goal].argmin(1), made.actions)).toarray()
+        matrix[goal] = 0.0  # the walk ends there
+        found = np.linalg.solve(np.eye(made.states) - matrix, np.arange(made.states) != goal)
+        np.testing.assert_allclose(found, steps[:, goal], rtol=0, atol=1e-6)
+
+
+def test_a_search_on_ice_beside_a_trap_leaves_out_what_it_may_never_reach() -> None:
+    city = read_city("##.##\n##^##\nS.~.G\n##v##\n##.##")
+    route = search_route(world(city), city.state(2, 0))
+    assert city.state(2, 4) not in route.order and np.isfinite(route.times).all() and 0 < route.missed < 1
+
+
 def test_a_zero_rules_out_a_cell_and_a_one_ends_the_search() -> None:
     belief = np.full(5, 0.2)
     np.testing.assert_allclose(update_belief(belief, [0, 3], np.zeros(2)), [0, 1 / 3, 1 / 3, 0, 1 / 3])
@@ -213,6 +247,9 @@ def test_what_is_wrong_with_a_search_is_said() -> None:
         search_route(corridor, 0, beam=0)
     with pytest.raises(ValueError, match="distances must be"):
         search_route(corridor, 0, distances=np.zeros((3, 3)))
+    for number in (np.nan, -1.0):
+        with pytest.raises(ValueError, match="distances must be 0 or more"):
+            search_route(corridor, 0, distances=np.full((4, 4), number))
     with pytest.raises(ValueError, match="would take 1 GB"):
         expected_steps(Transitions(np.zeros((10_001, 1, 1), dtype=int), np.ones((10_001, 1, 1))))
     with pytest.raises(ValueError, match=r"rewards\[1\] is nan"):
@@ -227,6 +264,8 @@ def test_what_is_wrong_with_a_search_is_said() -> None:
         update_belief(np.ones(2), [2], np.zeros(1))
     with pytest.raises(ValueError, match="past goals must be states"):
         cell_belief([2], np.zeros(2, dtype=int))
+    with pytest.raises(ValueError, match="past goals must be states, whole numbers"):
+        cell_belief([0.9], np.zeros(2, dtype=int))
     with pytest.raises(ValueError, match="strength must be positive"):
         cell_belief([1], np.zeros(2, dtype=int), strength=0.0)
 

@@ -150,3 +150,24 @@ def test_what_is_wrong_with_the_learning_is_said(rng: np.random.Generator) -> No
         learn_successors(walkers, walk, cells, GAMMA, **settings, trace=1.5)
     with pytest.raises(ValueError, match="steps must be a whole number"):
         learn_successors(walkers, walk, cells, GAMMA, steps=0, rng=rng)
+
+
+def test_agents_on_another_map_than_the_policies_are_refused(rng: np.random.Generator) -> None:
+    city = four_rooms(7)
+    walk, cells, settings = uniform_policy(world(city)), np.eye(len(city)), {"steps": 5, "rng": rng}
+    with pytest.raises(ValueError, match=r"the agents walk on a map of \(states, actions\)"):
+        learn_successors(Walkers(four_rooms(), 10), walk, cells, GAMMA, **settings)
+    with pytest.raises(ValueError, match="give those of the agents' map"):
+        learn_successors(Walkers(city, 10), np.full((len(city), 4), 0.25), cells, GAMMA, **settings)
+    with pytest.raises(ValueError, match="policies must be"):
+        learn_successors(Walkers(city, 10), np.zeros((0, *walk.shape)), cells, GAMMA, **settings)
+
+    class Lost:
+        def reset(self, rng: np.random.Generator) -> np.ndarray:
+            return np.zeros(3, dtype=int)
+
+        def step(self, actions: np.ndarray) -> np.ndarray:
+            return np.full(3, len(city))
+
+    with pytest.raises(ValueError, match="the agents must stand on"):
+        learn_successors(Lost(), walk, cells, GAMMA, **settings)

@@ -195,6 +195,45 @@ def test_more_weights_than_past_goals_make_a_sound_prior(rng: np.random.Generato
     assert np.isfinite(found.mean).all() and (np.linalg.eigvalsh(found.covariance) > -1e-9).all()
 
 
+def test_intervals_with_an_unknown_noise_are_the_quantiles_of_the_posterior(rng: np.random.Generator) -> None:
+    found = learn_weights(np.eye(2), np.array([1.0, -1.0]))
+    # The rewards are the weights plus noise; each noise counts by how likely it makes them.
+    noises = 0.1 * np.exp(np.log(10) * np.linspace(-3, 3, 2001))
+    spread = np.sqrt(1e6 * 1.0 + noises**2)  # the flat prior is 1000 times as wide as the weights
+    share = np.exp(-0.5 * np.linspace(-3, 3, 2001) ** 2 - (1 / spread**2) - 2 * np.log(spread))
+    noise = rng.choice(noises, size=400_000, p=share / share.sum())
+    shrunk = 1e6 / (1e6 + noise**2)
+    draws = shrunk + np.sqrt(shrunk) * noise * rng.normal(size=400_000)
+    lower, upper = np.quantile(draws, [0.05, 0.95])
+    assert found["w0"].lower == pytest.approx(lower, abs=0.03) and found["w0"].upper == pytest.approx(upper, abs=0.03)
+    assert found["w0"].upper < 0.5 * (1 + 1.645 * found["w0"].std)  # far tails widen the standard deviation alone
+
+
+def test_rewards_that_contradict_the_features_are_said() -> None:
+    features, rewards = np.ones((2, 1)), np.array([1.0, 2.0])
+    with pytest.raises(ValueError, match="no weights give these rewards"):
+        learn_weights(features, rewards, sigma=0.0)
+    with pytest.warns(RuntimeWarning, match="rewards contradict the features"):
+        found = learn_weights(features, rewards, sigma=0.01)
+    assert found.chance < 1e-4 and "the rewards contradict the features" in str(found)
+    for sigma in (1.0, None):
+        assert "contradict" not in str(learn_weights(features, rewards, sigma=sigma))
+
+
+def test_the_chance_of_a_fit_is_even_where_the_noise_is_as_said(rng: np.random.Generator) -> None:
+    features = rng.normal(size=(12, 3))
+    chances = [
+        learn_weights(features, features @ np.ones(3) + 0.3 * rng.normal(size=12), sigma=0.3).chance for _ in range(300)
+    ]
+    np.testing.assert_allclose(np.quantile(chances, [0.25, 0.5, 0.75]), [0.25, 0.5, 0.75], atol=0.08)
+
+
+def test_the_reward_of_no_state_is_not_a_number() -> None:
+    law = reward_law(np.eye(2), ["park", "toll"])
+    found = law(torch.tensor([-1.0, 0.0, 1.0, 2.0, torch.nan]), park=3.0, toll=-1.0)
+    torch.testing.assert_close(found, torch.tensor([torch.nan, 3.0, -1.0, torch.nan, torch.nan]), equal_nan=True)
+
+
 def test_what_is_wrong_with_rewards_is_said(rng: np.random.Generator) -> None:
     features = np.eye(3)
     with pytest.raises(ValueError, match=r"rewards\[1\] is nan"):

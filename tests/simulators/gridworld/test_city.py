@@ -129,7 +129,7 @@ def test_a_file_may_begin_with_a_byte_order_mark_but_must_be_text(tmp_path):
     path.write_text("L.\n", encoding="utf-8-sig")
     assert read_city(path).rows == ("L.",)
     path.write_bytes(b"\x89PNG\xff\xfe")
-    with pytest.raises(ValueError, match="marked.map is not a text file in UTF-8"):
+    with pytest.raises(ValueError, match=r"marked\.map is not a text file in UTF-8"):
         read_city(path)
 
 

@@ -152,7 +152,7 @@ def test_a_layout_is_found_by_its_name_with_spaces_or_without(name):
 
 
 def test_agents_together_say_what_they_cannot_do():
-    with pytest.raises(ValueError, match='observation is "state"; got \'image\'; make_vec.*"sync"'):
+    with pytest.raises(ValueError, match=r'observation is "state"; got .image.; make_vec.*"sync"'):
         gymnasium.make_vec("scimeta/City-v0", 2, observation="image")
     envs = gymnasium.make_vec("scimeta/City-v0", 2)
     with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):
