@@ -79,6 +79,7 @@ def draw(
         route: states one after another, each beside the one before (or the same), drawn as a line that ends in a dot.
         agent: the state where someone stands.
         size: pixels along each side of a cell; so many that the longer side has about 800 if None (at most 40).
+            Below 8, one-way cells have no arrow.
         limits: values of the darkest and the brightest colour; the least and largest value if None.
 
     Raises:
