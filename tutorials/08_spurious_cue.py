@@ -35,6 +35,7 @@ from sklearn.model_selection import LeaveOneGroupOut, StratifiedKFold, train_tes
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from scimeta import datasets
 from scimeta.ensembles.alarm import agreement_alarm
@@ -48,6 +49,7 @@ SMOKE = "SCIMETA_SMOKE" in os.environ
 SEEDS = range(1 if SMOKE else 5)  # of cue and split
 FOLDS = 3 if SMOKE else 5
 DIAGNOSED = 200 if SMOKE else 1000  # sentences
+threadpool_limits(1)  # many small fits: sharing each among cores takes three times as long
 
 folder = Path(tempfile.mkdtemp(prefix="scimeta-tutorial-08-"))
 print(f"figures: {folder}")
