@@ -2,6 +2,7 @@
 
 from scimeta.ensembles.alarm import AgreementAlarm, agreement_alarm
 from scimeta.ensembles.cross_fit import CrossFit, cross_fit
+from scimeta.ensembles.experts import MixtureOfExpertsClassifier, MixtureOfExpertsRegressor
 from scimeta.ensembles.guards import StackDiagnosis, diagnose_stack
 from scimeta.ensembles.report import CVReport, cv_report
 from scimeta.ensembles.robust import RobustBlend, environment_dro, group_dro
@@ -12,6 +13,8 @@ __all__ = [
     "AgreementAlarm",
     "CVReport",
     "CrossFit",
+    "MixtureOfExpertsClassifier",
+    "MixtureOfExpertsRegressor",
     "RobustBlend",
     "SlopeStability",
     "StackDiagnosis",
