@@ -106,7 +106,7 @@ def fit_one(estimator: Any, X: Any, y: Any, params: Mapping[str, Any]) -> Any:
     try:
         model = clone(estimator, safe=False)
         model.fit(X, y, **params)
-    except Exception as error:
+    except Exception as error:  # whatever it raises, a candidate is dropped by name, never the whole fit
         return f"{type(error).__name__}: {error}"
     return model
 

@@ -169,5 +169,5 @@ def _held_out(
         return model
     try:
         return predict_one(model, _safe_indexing(X, test), method, classes)
-    except Exception as error:
+    except Exception as error:  # whatever it raises, a candidate is dropped by name, never the whole fit
         return f"{type(error).__name__}: {error}"

@@ -188,7 +188,7 @@ def _said(expert: Any, X: Any, method: Method, classes: ndarray | None) -> ndarr
         return predict_one(expert, X, method, classes)
     except NotFittedError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it raises, a candidate is dropped by name, never the whole fit
         return f"{type(error).__name__}: {error}"
 
 

@@ -14,6 +14,8 @@ import torch
 
 from scimeta.cli import main
 from scimeta.domains import arm
+from tests.commands import mistakes
+from tests.commands.mistakes import contents
 
 URDF = "<robot name='r'><link name='a'/><link name='b'/><joint name='j' type='fixed'><parent link='a'/>"
 URDF += "<child link='b'/></joint></robot>"
@@ -43,23 +45,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Path) -> Path:
     return tmp_path
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def refused(capsys: pytest.CaptureFixture[str], line: str, folder: Path) -> str:
-    """Return the one sentence that is said of a mistake, having seen that nothing was written or printed."""
-    before = contents(folder)
-    capsys.readouterr()
-    assert main(["arm", *shlex.split(line)]) == 2
-    assert contents(folder) == before
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("scimeta: ")
-    assert said.err.count("\n") == 1
-    for python in ("Traceback", "movement=", "learn_to_weigh", "read_trials", "prior_of_labels", "backend="):
-        assert python not in said.err
-    return said.err
+    python = ("movement=", "learn_to_weigh", "read_trials", "prior_of_labels", "backend=")
+    return mistakes.refused(capsys, folder, f"arm {line}", python)
 
 
 def weighed(capsys: pytest.CaptureFixture[str], line: str) -> tuple[str, str]:

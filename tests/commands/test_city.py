@@ -17,6 +17,7 @@ from scimeta.commands.city_journey import judge, travel
 from scimeta.commands.learned_city import LearnedCity
 from scimeta.domains import gridworld
 from simulators.gridworld import read_city
+from tests.commands import mistakes
 
 STREETS = """\
 L..P#I
@@ -55,23 +56,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: Path) -> Path:
     return tmp_path
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def refused(capsys: pytest.CaptureFixture[str], line: str, folder: Path) -> str:
-    """Return the one sentence that is said of a mistake, having seen that nothing was written or printed."""
-    before = contents(folder)
-    capsys.readouterr()
-    assert main(["city", *shlex.split(line)]) == 2
-    assert contents(folder) == before
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("scimeta: ")
-    assert said.err.count("\n") == 1
-    for python in ("Traceback", "read_city", "grid_city", "state: ", "with_places", "learn_weights", "add some"):
-        assert python not in said.err
-    return said.err
+    python = ("read_city", "grid_city", "state: ", "with_places", "learn_weights", "add some")
+    return mistakes.refused(capsys, folder, f"city {line}", python)
 
 
 def told(capsys: pytest.CaptureFixture[str], line: str) -> str:

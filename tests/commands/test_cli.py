@@ -18,6 +18,7 @@ from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.prior import Prior
 from scimeta.cli import LAWS, main
 from scimeta.domains import kinetics
+from tests.commands import mistakes
 
 POINTS = "alloy,time [s],fraction\nA61,10,-0.008\nA61,20,0.0504\nA61,30,0.1342\nA61,40,0.2754\n"
 OWN_LAW = '''"""A law of the user's own."""
@@ -55,23 +56,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, learned: Path) -> Pa
     return tmp_path
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def refused(capsys: pytest.CaptureFixture[str], folder: Path, line: str) -> str:
-    """Return the one sentence that the command says of a mistake, having seen that it wrote and printed nothing."""
-    capsys.readouterr()
-    before = contents(folder)
-    assert main(shlex.split(line)) == 2
-    assert contents(folder) == before
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("scimeta: ")
-    assert said.err.count("\n") == 1
-    for python in ("Traceback", "curves.convert", "=True", "=None", "learn_prior", "read_curves", "KeyError"):
-        assert python not in said.err
-    return said.err
+    python = ("curves.convert", "=True", "=None", "learn_prior", "read_curves", "KeyError")
+    return mistakes.refused(capsys, folder, line, python)
 
 
 def test_without_arguments_fit_runs_the_shipped_example(
