@@ -20,7 +20,8 @@ class LawRegressor(RegressorMixin, BaseEstimator):
 
     Args:
         law: the law.
-        prior: what past specimens say, from :func:`~scimeta.calibration.prior.learn_prior`; None for least squares.
+        prior: what past specimens say, from :func:`~scimeta.calibration.prior.learn_prior`; None for least squares. Not
+            learned from the specimen itself: then no fold could hide a point from it.
         replicates: True if repeated x are independent readings; with a prior they are refused otherwise.
 
     Attributes:
@@ -48,8 +49,11 @@ class LawRegressor(RegressorMixin, BaseEstimator):
             sample_weight: (points,) non-negative; a point of weight w counts like w readings, one of 0 is left out.
 
         Raises:
+            TypeError: a law that is none.
             ValueError: more than one column, values that are not finite, and what the calibration raises.
         """
+        if not isinstance(self.law, Law):
+            raise TypeError(f"law should be a scimeta.calibration.law.Law; got {self.law!r}")
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         if X.shape[1] != 1:
             raise ValueError(f"law {self.law.name} reads one column, {self.law.x}; X has {X.shape[1]}: select it first")

@@ -2,8 +2,9 @@
 
 from scimeta.ensembles.alarm import AgreementAlarm, agreement_alarm
 from scimeta.ensembles.cross_fit import CrossFit, cross_fit
+from scimeta.ensembles.diagnosis import StackDiagnosis
 from scimeta.ensembles.experts import MixtureOfExpertsClassifier, MixtureOfExpertsRegressor
-from scimeta.ensembles.guards import StackDiagnosis, diagnose_stack
+from scimeta.ensembles.guards import diagnose_stack
 from scimeta.ensembles.report import CVReport, cv_report
 from scimeta.ensembles.robust import RobustBlend, environment_dro, group_dro
 from scimeta.ensembles.stability import SlopeStability, slope_stability

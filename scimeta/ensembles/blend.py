@@ -25,6 +25,8 @@ from scimeta.ensembles.weights import (
 FOR_VALUES = ("auto", "discrete", "nnls", "simplex", "affine")
 FOR_PROBABILITIES = ("auto", "discrete", "nnls", "simplex", "nnloglik", "cc_nloglik", "affine")
 
+_FOLDS = 10  # at most, to judge "auto" and gates on
+
 Weights = str | Callable[[ndarray, ndarray, ndarray], ndarray]
 
 
@@ -58,6 +60,7 @@ def learn_blend(
     *,
     sample_weight: ndarray | None = None,
     folds: ndarray | None = None,
+    groups: ndarray | None = None,
 ) -> Blend:
     """Return the combination of candidates that a level-one matrix asks for.
 
@@ -71,6 +74,7 @@ def learn_blend(
             or a function of (Z, y, sample_weight) that returns (candidates,) non-negative weights.
         sample_weight: (n,) non-negative; equal if None.
         folds: (n,) in which fold each row was held out, for "auto"; five of every fifth row if None.
+        groups: (n,) whole numbers from 0, for the standard error: rows of one group are dependent; none are if None.
 
     Raises:
         ValueError: an unknown name, or weights of a function that are negative, not finite or of the wrong shape.
@@ -82,14 +86,15 @@ def learn_blend(
     if callable(weights):
         return Blend(getattr(weights, "__name__", "callable"), _own_weights(weights, Z, y, w))
     known = FOR_VALUES if Z.ndim == 2 else FOR_PROBABILITIES
-    if weights not in known:
+    if not isinstance(weights, str) or weights not in known:
         raise ValueError(f"weights should be one of {', '.join(known)}, or a function; got {weights!r}")
     learn = _values if Z.ndim == 2 else _probabilities
     if weights != "auto":
         return learn(Z, y, w, weights)
     safe = "simplex" if Z.ndim == 2 else "cc_nloglik"
-    folds = np.arange(len(y)) % 5 if folds is None else folds
-    return learn(Z, y, w, "affine" if _affine_wins(Z, y, w, folds, learn, safe) else safe)
+    folds = np.arange(len(y)) % 5 if folds is None else few_folds(folds)
+    groups = np.arange(len(y)) if groups is None else groups
+    return learn(Z, y, w, "affine" if _affine_wins(Z, y, w, folds, groups, learn, safe) else safe)
 
 
 def row_losses(values: ndarray, y: ndarray) -> ndarray:
@@ -100,6 +105,22 @@ def row_losses(values: ndarray, y: ndarray) -> ndarray:
 def row_log_losses(probabilities: ndarray, y: ndarray) -> ndarray:
     """Return minus the log of the trimmed probability of the true class, (n, ...) of (n, ..., classes)."""
     return -np.log(np.clip(probabilities[np.arange(len(y)), ..., y], TRIM, 1 - TRIM))
+
+
+def few_folds(folds: ndarray) -> ndarray:
+    """Return the folds, or ten joined from them: with one a row, learning on all others would take n fits.
+
+    >>> np.unique(few_folds(np.arange(200)), return_counts=True)[1]
+    array([20, 20, 20, 20, 20, 20, 20, 20, 20, 20])
+    """
+    return np.unique(folds, return_inverse=True)[1] % _FOLDS
+
+
+def mean_gain(gains: ndarray, w: ndarray, groups: ndarray) -> tuple[float, float]:
+    """Return the mean of (n,) paired differences with row weights (n,), and its standard error over (n,) groups."""
+    mean = w @ gains / w.sum()
+    sums = np.bincount(groups, w * (gains - mean))
+    return float(mean), float(np.sqrt(sums @ sums) / w.sum())
 
 
 def _values(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
@@ -125,7 +146,9 @@ def _probabilities(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
     return Blend(method, learn(flat, hot.ravel(), np.repeat(w, hot.shape[1])))
 
 
-def _affine_wins(Z: ndarray, y: ndarray, w: ndarray, folds: ndarray, learn: Callable[..., Blend], safe: str) -> bool:
+def _affine_wins(
+    Z: ndarray, y: ndarray, w: ndarray, folds: ndarray, groups: ndarray, learn: Callable[..., Blend], safe: str
+) -> bool:
     """Return whether affine beats the safe method, out of fold, by more than one paired standard error."""
     numbers = [k for k in np.unique(folds) if w[folds == k].any() and w[folds != k].any()]
     if len(numbers) < 2:
@@ -136,8 +159,7 @@ def _affine_wins(Z: ndarray, y: ndarray, w: ndarray, folds: ndarray, learn: Call
         train, test = folds != k, folds == k
         blends = [learn(Z[train], y[train], w[train], method) for method in (safe, "affine")]
         gain[test] = np.subtract(*(losses(blend(Z[test]), y[test]) for blend in blends))
-    mean = w @ gain / w.sum()
-    error = np.sqrt(w**2 @ (gain - mean) ** 2) / w.sum()
+    mean, error = mean_gain(gain, w, groups)
     rounding = 1e-12 * (np.cov(y, aweights=w) if Z.ndim == 2 else 1.0)
     return bool(mean > max(error, rounding))
 

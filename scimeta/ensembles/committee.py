@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from scimeta.ensembles.candidates import (
     predict_candidates,
 )
 from scimeta.ensembles.cross_fit import CrossFit, cross_fit
+from scimeta.ensembles.level_one import numbered
 from scimeta.ensembles.weights import check_sample_weight
 
 
@@ -64,6 +66,8 @@ class Committee(TransformerMixin, MetaEstimatorMixin, _BaseComposition):
         options = {"n_jobs": self.n_jobs, "params": params, "verbose": self.verbose}
         crossed = cross_fit(self.estimators, X, y, cv=self.cv, groups=groups, method=method, **options)
         left = [(name, candidate) for name, candidate in self.estimators if name in crossed.names]
+        if not weights[crossed.held].any():
+            raise ValueError("sample_weight is zero in all rows that a fold holds out, so no weights can be learned")
         fitted, late = fit_candidates(left, X, y, **options)
         keep = [i for i, name in enumerate(crossed.names) if name not in late]
         self.names_ = tuple(crossed.names[i] for i in keep)
@@ -73,6 +77,11 @@ class Committee(TransformerMixin, MetaEstimatorMixin, _BaseComposition):
         self.named_estimators_ = Bunch(**dict(fitted))
         held = crossed.held
         return self.cross_fit_.predictions[held], y[held], weights[held], crossed.folds[held]
+
+    def held_groups(self, groups: Any) -> ndarray:
+        """Return the number of the group of every row that some fold holds out; without groups each row is its own."""
+        held = self.cross_fit_.held
+        return np.flatnonzero(held) if groups is None else numbered(groups, "groups")[1][held]
 
     def level_one(self, X: Any, which: ndarray | None = None) -> ndarray:
         """Return what the fitted candidates say of new rows: (n, candidates[, classes]).
@@ -95,6 +104,20 @@ class Committee(TransformerMixin, MetaEstimatorMixin, _BaseComposition):
         Z = np.zeros((len(said), len(which), *said.shape[2:]))
         Z[:, which] = said
         return Z
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None, groups: Any = None) -> ndarray:
+        """Return :meth:`transform` of the rows themselves, which the candidates were trained on; warns of it.
+
+        Arguments and errors as for ``fit``. A model that learns from these columns trusts the candidate that
+        memorises; a pipeline calls this where a committee is not its last step.
+        """
+        warnings.warn(
+            f"fit_transform of {type(self).__name__} says what candidates make of rows that they were trained on: do "
+            "not learn from it. cross_fit_.predictions is honest; a committee as the last step learns from that",
+            UserWarning,
+            stacklevel=2,
+        )
+        return self.fit(X, y, sample_weight=sample_weight, groups=groups).transform(X)
 
     def transform(self, X: Any) -> ndarray:
         """Return the level-one matrix of new rows, one column a candidate.
@@ -121,16 +144,16 @@ class Committee(TransformerMixin, MetaEstimatorMixin, _BaseComposition):
         to_fit = MethodMapping().add(caller="fit", callee="fit")
         for name, candidate in self.estimators:
             router.add(**{name: candidate}, method_mapping=to_fit)
-        if hasattr(self.cv, "split"):
-            router.add(splitter=check_cv(self.cv), method_mapping=MethodMapping().add(caller="fit", callee="split"))
+        if self._has_splitter():
+            # Under the name of a parameter, which no candidate can have.
+            router.add(cv=check_cv(self.cv), method_mapping=MethodMapping().add(caller="fit", callee="split"))
         return router
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
-        pairs = self.estimators if isinstance(self.estimators, (list, tuple)) else []
-        inputs = [
-            get_tags(pair[1]).input_tags for pair in pairs if len(pair) == 2 and hasattr(pair[1], "__sklearn_tags__")
-        ]
+        given = self.estimators if isinstance(self.estimators, (list, tuple)) else []
+        candidates = [pair[1] for pair in given if isinstance(pair, (list, tuple)) and len(pair) == 2]
+        inputs = [get_tags(candidate).input_tags for candidate in candidates if hasattr(candidate, "__sklearn_tags__")]
         # What some candidate can read, the committee can: the others are dropped.
         tags.input_tags.allow_nan = any(own.allow_nan for own in inputs)
         tags.input_tags.sparse = any(own.sparse for own in inputs)
@@ -143,7 +166,10 @@ class Committee(TransformerMixin, MetaEstimatorMixin, _BaseComposition):
         given = {"sample_weight": sample_weight, "groups": groups}
         routed = process_routing(self, "fit", **{key: value for key, value in given.items() if value is not None})
         params = {name: routed[name].fit for name, _ in check_candidates(self.estimators)}
-        return params, routed.splitter.split.get("groups") if hasattr(self.cv, "split") else groups
+        return params, routed.cv.split.get("groups") if self._has_splitter() else groups
+
+    def _has_splitter(self) -> bool:
+        return hasattr(self.cv, "split") and not isinstance(self.cv, str)  # of which "prefit" is one
 
 
 def check_target(estimator: Committee, X: Any, y: Any) -> ndarray:
@@ -156,8 +182,8 @@ def check_labels(estimator: Committee, X: Any, y: Any) -> tuple[ndarray, ndarray
     """Return labels (n,), the sorted classes, and the number of every row's class; raise ValueError for one class."""
     validate_data(estimator, X, y, skip_check_array=True)
     y = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
+    classes, encoded = numbered(y, "y")
     check_classification_targets(y)
-    classes, encoded = np.unique(y, return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"y has one class only, {classes.tolist()}; a classifier needs at least two")
     return y, classes, encoded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from scimeta.ensembles.candidates import (
     predict_one,
     report_dropped,
 )
+from scimeta.ensembles.level_one import numbered
+from scimeta.ensembles.weights import check_sample_weight
 
 Splits = Sequence[tuple[ndarray, ndarray]]
 
@@ -80,7 +83,8 @@ def cross_fit(
         verbose: of joblib.
 
     Raises:
-        ValueError: estimators that are no such pairs, folds that hold a row out twice, or no candidate that works.
+        ValueError: estimators that are no such pairs, folds that hold a row out twice or train on it, negative weights,
+            or no candidate that works.
 
     Reference: van der Laan, Polley, Hubbard, Stat. Appl. Genet. Mol. Biol. 6, 25 (2007).
 
@@ -90,6 +94,8 @@ def cross_fit(
     """
     candidates = check_candidates(estimators)
     X, y, groups, sample_weight = indexable(X, y, groups, sample_weight)
+    if sample_weight is not None:
+        check_sample_weight(sample_weight, len(y))
     classes = np.unique(y) if method == "predict_proba" else None
     splits, folds = split(X, y, cv=cv, groups=groups, classify=classes is not None)
     params = fit_arguments(candidates, sample_weight) if params is None else params
@@ -119,13 +125,14 @@ def split(
             f"cv should be a number, a splitter or an iterable; got {cv!r}. For candidates that are fitted already, "
             "wrap each in sklearn.frozen.FrozenEstimator and fit on rows that it never saw"
         )
+    if groups is not None:
+        numbered(groups, "groups")
     if groups is not None and (cv is None or isinstance(cv, (int, np.integer))):
         folds = 5 if cv is None else int(cv)
         cv = StratifiedGroupKFold(folds) if classify else GroupKFold(folds)
     splitter = check_cv(5 if cv is None else cv, y, classifier=classify)
     rows = len(y)
-    uses_groups = groups is not None
-    splits = [(_rows(a, rows), _rows(b, rows)) for a, b in splitter.split(X, y, *([groups] if uses_groups else []))]
+    splits = [(_rows(a, rows), _rows(b, rows)) for a, b in splitter.split(X, y, *([] if groups is None else [groups]))]
     folds = np.full(rows, -1)
     for k, (train, test) in enumerate(splits):
         if not len(train) or not len(test):
@@ -139,14 +146,29 @@ def split(
             )
         folds[test] = k
     if (folds < 0).all():
-        raise ValueError("the folds hold no row out; give cv at least one fold")
+        raise ValueError("the folds hold no row out; give cv at least one fold (an iterator is used up by one fit)")
     return splits, folds
 
 
+def check_nestable(cv: Any, who: str) -> None:
+    """Raise TypeError for folds that are made for all rows, and so of no use where a learner is fitted on parts."""
+    if isinstance(cv, str) or not (cv is None or isinstance(cv, (int, np.integer)) or hasattr(cv, "split")):
+        raise TypeError(
+            f"{who} must be a number or a splitter, for it is fitted on parts of X; got {reprlib.repr(cv)}. Of fitted "
+            "candidates nobody knows which rows they have seen"
+        )
+
+
 def _rows(rows: Any, n: int) -> ndarray:
-    """Return whole-number rows, from numbers or a mask."""
+    """Return the numbers of rows, given such or a mask."""
     rows = np.asarray(rows)
-    return np.flatnonzero(rows) if rows.dtype == bool and len(rows) == n else rows.astype(int)
+    if rows.dtype == bool and rows.shape == (n,):
+        return np.flatnonzero(rows)
+    # A number from the end would name a row a second time, unnoticed.
+    if rows.ndim != 1 or (rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= n)):
+        got = reprlib.repr(rows.tolist())
+        raise ValueError(f"folds should be row numbers from 0 to {n - 1}, or masks of shape ({n},); got {got}")
+    return rows.astype(int)
 
 
 def _held_out(

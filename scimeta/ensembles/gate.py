@@ -176,10 +176,8 @@ def _start(fixed: ndarray) -> Tensor:
 
 
 def _shapes(features: int, experts: int, hidden: int) -> Shapes:
-    linear = {"linear": (features, experts), "bias": (experts,)}
-    return linear | (
-        {"inputs": (features, hidden), "offsets": (hidden,), "outputs": (hidden, experts)} if hidden else {}
-    )
+    network = {"inputs": (features, hidden), "offsets": (hidden,), "outputs": (hidden, experts)}
+    return {"linear": (features, experts), "bias": (experts,)} | (network if hidden else {})
 
 
 def _named(flat: Tensor, shapes: Shapes) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy import ndarray
 
+from scimeta.ensembles.blend import few_folds, mean_gain
 from scimeta.ensembles.gate import PENALTIES, Gate, Level, Settings, fixed_gate, gate_path, losses
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def choose_gate(
 
     Args:
         level: rows to learn from.
-        folds: (n,) numbers of at least two folds.
+        folds: (n,) numbers of at least two folds; more than ten are joined to ten.
         gate: "auto" for the better of "linear" and "network", one of these, or "fixed".
         settings: of the gate.
         margin: by how many standard errors a gate's gain must exceed 0.
@@ -87,7 +88,7 @@ def choose_gate(
     array([[0., 1.],
            [1., 0.]])
     """
-    w = level.weights
+    w, folds = level.weights, few_folds(folds)
     held = [folds == k for k in np.unique(folds) if w[folds == k].any() and w[folds != k].any()]
     trained = [level.at(~rows) for rows in held]
     reference = _held_out(level, held, [fixed_gate(part, settings.top_k) for part in trained])
@@ -117,7 +118,5 @@ def _held_out(level: Level, held: list[ndarray], gates: list[Gate]) -> ndarray:
 
 
 def _tried(kind: str, penalty: float, found: ndarray, reference: ndarray, level: Level) -> Tried:
-    w, gains = level.weights, reference - found
-    gain = w @ gains / w.sum()
-    sums = np.bincount(level.groups, w * (gains - gain))
-    return Tried(kind, penalty, float(w @ found / w.sum()), float(gain), float(np.sqrt(sums @ sums) / w.sum()))
+    w = level.weights
+    return Tried(kind, penalty, float(w @ found / w.sum()), *mean_gain(reference - found, w, level.groups))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from sklearn.utils.validation import check_array, check_is_fitted, indexable, va
 
 from scimeta.ensembles.candidates import Method, check_candidates, predict_one, report_dropped
 from scimeta.ensembles.committee import Committee
-from scimeta.ensembles.cross_fit import CrossFit, split
+from scimeta.ensembles.cross_fit import CrossFit
 from scimeta.ensembles.gate import Level, Settings
 from scimeta.ensembles.gate_choice import KINDS, choose_gate
+from scimeta.ensembles.level_one import numbered
 from scimeta.ensembles.weights import check_sample_weight
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ class GatedCommittee(Committee):
         else:
             Z, _, weights, folds = self.cross_fit_candidates(X, y, sample_weight, groups, method)
         held = self.cross_fit_.held
-        numbers = np.arange(len(y)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-        level = Level(features[held], Z, encoded[held], weights, numbers[held])
-        folds = _shuffled_folds(len(folds), seed) if len(np.unique(folds)) < 2 else folds
+        level = Level(features[held], Z, encoded[held], weights, self.held_groups(groups))
+        folds = _dealt(level.groups, seed) if len(np.unique(folds)) < 2 else folds
         settings = Settings(self.hidden, self.top_k, self.balance)
         self.choice_ = choose_gate(level, folds, self.gate, settings, margin=self.margin, seed=seed)
         self.gate_ = self.choice_.gate
@@ -100,6 +100,7 @@ class GatedCommittee(Committee):
             ValueError: an X that is no table, or a feature that it does not have or that is no number.
         """
         check_is_fitted(self)
+        X = X.toarray() if issparse(X) else X
         names = list(X.columns) if hasattr(X, "columns") else list(range(X.shape[1] if np.ndim(X) == 2 else 0))
         if feature not in names:
             raise ValueError(f"feature should be one of {', '.join(map(str, names[:20]))}; got {feature!r}")
@@ -125,16 +126,16 @@ class GatedCommittee(Committee):
         return ax
 
     def _check_settings(self) -> None:
-        if self.gate not in KINDS:
+        if not isinstance(self.gate, str) or self.gate not in KINDS:
             raise ValueError(f"gate should be one of {', '.join(KINDS)}; got {self.gate!r}")
-        if self.top_k is not None and (not isinstance(self.top_k, Integral) or self.top_k < 1):
+        if self.top_k is not None and not (_is_number(self.top_k, Integral) and self.top_k >= 1):
             raise ValueError(f"top_k should be a whole number, 1 or more, or None for all experts; got {self.top_k!r}")
-        if not isinstance(self.hidden, Integral) or self.hidden < 1:
+        if not (_is_number(self.hidden, Integral) and self.hidden >= 1):
             raise ValueError(f"hidden should be a whole number of units, 1 or more; got {self.hidden!r}")
-        if not 0 <= self.balance < np.inf:
+        if not (_is_number(self.balance, Real) and 0 <= self.balance < np.inf):
             raise ValueError(f"balance should be a number, 0 or more; got {self.balance!r}")
-        if np.isnan(self.margin):
-            raise ValueError("margin should be a number of standard errors; got NaN")
+        if not _is_number(self.margin, Real) or np.isnan(self.margin):
+            raise ValueError(f"margin should be a number of standard errors; got {self.margin!r}")
 
     def _features(self, X: Any, fit: bool = False) -> ndarray:
         """Return what the gate reads, (n, features)."""
@@ -167,17 +168,19 @@ class GatedCommittee(Committee):
         fitted = [(name, expert) for name, expert in pairs if name not in self.dropped_]
         self.names_ = tuple(name for name, _ in fitted)
         self.estimators_, self.named_estimators_ = [expert for _, expert in fitted], Bunch(**dict(fitted))
-        folds = _shuffled_folds(len(y), seed)
-        if groups is not None:
-            cv = min(_FOLDS, len(np.unique(np.asarray(groups))))
-            folds = split(X, y, cv=cv, groups=groups, classify=classes is not None)[1]
+        folds = _dealt(np.arange(len(y)) if groups is None else numbered(groups, "groups")[1], seed)
         Z = np.stack([said[name] for name in self.names_], axis=1)
         self.cross_fit_ = CrossFit(Z, folds, self.names_, self.dropped_)
         return Z, weights, folds
 
 
-def _shuffled_folds(n: int, seed: int) -> ndarray:
-    return np.random.default_rng(seed).permutation(n) % _FOLDS
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _dealt(groups: ndarray, seed: int) -> ndarray:
+    """Return folds (n,) of whole groups (n,), dealt out at random."""
+    return np.random.default_rng(seed).permutation(groups.max() + 1)[groups] % _FOLDS
 
 
 def _said(expert: Any, X: Any, method: Method, classes: ndarray | None) -> ndarray | str:

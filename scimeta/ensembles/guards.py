@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -12,84 +11,14 @@ from sklearn.base import clone, is_classifier
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.model_selection import GroupKFold, KFold, check_cv
 from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import has_fit_parameter, indexable
+from sklearn.utils.validation import check_array, column_or_1d, has_fit_parameter, indexable
 
 from scimeta.ensembles.canary import fingerprints, memory, noise, permuted
-from scimeta.ensembles.cross_fit import split
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
-HONEST = (0.97, 1.04)
-"""Risk over variance of an honest stack on a target of which nothing can be known."""
+from scimeta.ensembles.cross_fit import check_nestable, split
+from scimeta.ensembles.diagnosis import HONEST, StackDiagnosis
+from scimeta.ensembles.level_one import numbered
 
 _ROSY = 0.25  # weights are learned on the claimed risk, so it may fall short of the real one by this part of it
-
-
-@dataclass(frozen=True, eq=False)
-class StackDiagnosis:
-    """What a stack makes of noise, of a permuted target and of its own; prints as a table.
-
-    All risks (squared error; for classifiers Brier's score) are over that of a constant guess, on rows, or whole
-    subjects, that the stack had not seen.
-
-    Attributes:
-        targets: "noise", "permuted", "own".
-        risks: (3,).
-        errors: (3,) their standard errors, over subjects where there are such.
-        claimed: (3,) risk by the stack's own out-of-fold predictions; NaN for stacks that keep none.
-        straddling: subjects with rows on both sides of an inner fold; without groups, rows that are exact copies of one
-            on the other side.
-        subjects: their number; without groups, that of the rows.
-        grouped: whether groups were given.
-        problems: what is wrong, in words; empty for an honest stack.
-    """
-
-    targets: tuple[str, ...]
-    risks: ndarray
-    errors: ndarray
-    claimed: ndarray
-    straddling: int
-    subjects: int
-    grouped: bool
-    problems: tuple[str, ...]
-
-    @property
-    def honest(self) -> bool:
-        """Whether no problem was found."""
-        return not self.problems
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row a target: risk, its standard error, claimed."""
-        import pandas as pd
-
-        index = pd.Index(self.targets, name="target")
-        return pd.DataFrame({"risk": self.risks, "se": self.errors, "claimed": self.claimed}, index=index)
-
-    def __str__(self) -> str:
-        lines = ["risk over that of a constant", f"{'target':<10} {'claimed':>8} {'on unseen':>10}"]
-        rows = zip(self.targets, self.claimed, self.risks, self.errors, strict=True)
-        for name, claimed, risk, error in rows:
-            lines.append(f"{name:<10} {'-' if np.isnan(claimed) else f'{claimed:.3f}':>8} {risk:10.3f} +- {error:.3f}")
-        kind = "subjects with rows" if self.grouped else "rows with an exact copy"
-        lines.append(f"{kind} on both sides of a fold: {self.straddling} of {self.subjects}")
-        verdicts = [f"PROBLEM: {problem}" for problem in self.problems] or ["no leak found"]
-        return "\n".join([*lines, *verdicts])
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Return axes with the risks on unseen rows, those claimed, and the band of an honest stack."""
-        import matplotlib.pyplot as plt
-
-        ax = ax if ax is not None else plt.subplots(figsize=(5, 4), layout="constrained")[1]
-        places = np.arange(len(self.targets))
-        ax.axhspan(*HONEST, color="C2", alpha=0.25, lw=0, label="honest on noise")
-        ax.errorbar(places, self.risks, 2 * self.errors, fmt="o", color="C0", capsize=3, label="on unseen rows")
-        ax.plot(places, self.claimed, "x", color="C3", label="claimed")
-        ax.set_xticks(places, self.targets)
-        ax.set(ylabel="risk over that of a constant", ylim=(0, None), xlim=(-0.5, len(places) - 0.5))
-        ax.legend(frameon=False, fontsize="small")
-        return ax
 
 
 def diagnose_stack(
@@ -125,7 +54,7 @@ def diagnose_stack(
 
     Raises:
         TypeError: a stack without such parameters, or with a list of splits for cv, which fits no part of the rows.
-        ValueError: fewer subjects than folds, and all that the stack's fit raises.
+        ValueError: a constant y, fewer subjects than folds, and all that the stack's fit raises.
 
     Reference: Dwork and others, The reusable holdout, Science 349, 636 (2015), for what overfitted validation does.
 
@@ -139,8 +68,11 @@ def diagnose_stack(
     """
     _check_stack(stack)
     X, y, groups = indexable(X, y, groups)
-    y, classify = np.asarray(y), is_classifier(stack)
-    subject = np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    classify = is_classifier(stack)
+    y = column_or_1d(check_array(y, ensure_2d=False, dtype=None if classify else "numeric", input_name="y"))
+    if (y == y[0]).all():
+        raise ValueError(f"diagnose_stack: y is {y[0]} in all rows, so there is nothing that a stack could claim")
+    subject = np.arange(len(y)) if groups is None else numbered(groups, "groups")[1]
     if folds < 2 or repeats < 1 or subject.max() + 1 < folds:
         what = f"folds={folds} and repeats={repeats} for {subject.max() + 1} subjects"
         raise ValueError(f"diagnose_stack: needs two folds, one repeat and a subject a fold, or more; got {what}")
@@ -172,12 +104,7 @@ def _check_stack(stack: Any) -> None:
             "diagnose_stack: stack must be an estimator with parameters estimators and cv, such as "
             f"SuperLearnerRegressor; got {type(stack).__name__}. Of a pipeline pass the last step, and what it sees"
         )
-    cv = params["cv"]
-    if isinstance(cv, str) or not (cv is None or isinstance(cv, (int, np.integer)) or hasattr(cv, "split")):
-        raise TypeError(
-            "diagnose_stack: cv of the stack must be a number or a splitter, for it is fitted on parts of X; got "
-            f"{cv!r}. Of fitted candidates nobody knows which rows they have seen"
-        )
+    check_nestable(params["cv"], "diagnose_stack: cv of the stack")
 
 
 def _problems(names: tuple[str, ...], risks: ndarray, errors: ndarray, claimed: ndarray) -> tuple[str, ...]:
@@ -203,7 +130,8 @@ def _risk(
     for train, test in outer:
         given = {"groups": _safe_indexing(groups, train)} if _takes_groups(stack, groups) else {}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The groups parameter is ignored")  # which is one of the problems found
+            # Groups that a splitter ignores are one of the problems found; that a theory makes nothing of noise is right.
+            warnings.simplefilter("ignore", UserWarning)
             model = clone(stack).fit(_safe_indexing(X, train), y[train], **given)
         classes = getattr(model, "classes_", None)
         if classes is not None and not hasattr(model, "predict_proba"):

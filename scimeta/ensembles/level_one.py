@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy import ndarray
+from sklearn.utils import check_array, column_or_1d
 
 
 def check_matrix(Z: ndarray, names: Sequence[str] | None = None, what: str = "Z") -> tuple[ndarray, tuple[str, ...]]:
@@ -56,7 +57,7 @@ def check_target(y: ndarray, Z: ndarray) -> ndarray:
         return y
     if np.issubdtype(y.dtype, np.integer) and y.min() >= 0 and y.max() < Z.shape[2]:
         return y.astype(int)
-    labels, numbers = np.unique(y, return_inverse=True)
+    labels, numbers = numbered(y, "y")
     if len(labels) != Z.shape[2]:
         raise ValueError(f"y has {len(labels)} different labels, Z has {Z.shape[2]} classes; pass numbers of classes")
     return numbers
@@ -71,10 +72,30 @@ def check_groups(groups: Sequence, rows: int, what: str, least: int = 2) -> tupl
     groups = np.asarray(groups)
     if groups.shape != (rows,):
         raise ValueError(f"{what} must be ({rows},), one a row; got shape {groups.shape}")
-    names, numbers, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    names, numbers = numbered(groups, what)
+    sizes = np.bincount(numbers)
     if len(names) < 2:
         raise ValueError(f"{what} must be two or more different ones; got only {names.tolist()}")
     small = [f"{name} ({size})" for name, size in zip(names, sizes, strict=True) if size < least]
     if small:
         raise ValueError(f"{what} need {least} rows or more each; too few in {', '.join(small)}; merge or leave out")
     return tuple(map(str, names)), numbers
+
+
+def numbered(labels: Sequence, what: str) -> tuple[ndarray, ndarray]:
+    """Return the different labels, sorted, and the number of each row's (n,).
+
+    Raises:
+        ValueError: another shape than (n,), missing labels, or labels of several kinds, which have no order.
+
+    >>> numbered(["b", "a", "b"], "groups")
+    (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]))
+    """
+    labels = column_or_1d(check_array(labels, ensure_2d=False, dtype=None, input_name=what))
+    try:
+        return np.unique(labels, return_inverse=True)
+    except TypeError as error:
+        kinds = ", ".join(sorted({type(label).__name__ for label in labels}))
+        raise ValueError(
+            f"{what} mixes {kinds}; make all of one kind, and leave out the rows for which it is missing"
+        ) from error

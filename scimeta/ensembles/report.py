@@ -12,12 +12,13 @@ from sklearn.base import clone
 from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import _safe_indexing
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import column_or_1d, indexable
+from sklearn.utils.validation import check_array, column_or_1d, indexable
 
 from scimeta.ensembles.blend import row_log_losses, row_losses
 from scimeta.ensembles.candidates import check_candidates
 from scimeta.ensembles.committee import Committee
-from scimeta.ensembles.cross_fit import split
+from scimeta.ensembles.cross_fit import check_nestable, split
+from scimeta.ensembles.level_one import numbered
 from scimeta.ensembles.weights import check_sample_weight
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class CVReport:
 
     def _fold_means(self, losses: ndarray) -> ndarray:
         """Return the mean loss of every fold in which it is known."""
-        known = np.isfinite(losses)
+        known = np.isfinite(losses) & (self.weights > 0)
         folds = np.unique(self.folds[known & (self.folds >= 0)])
         if not len(folds):
             return np.array([np.nan])
@@ -102,7 +103,7 @@ class CVReport:
 
     def _standard_error(self, losses: ndarray) -> float:
         """Return the standard error of the mean loss, from the sums of its groups."""
-        known = np.isfinite(losses)
+        known = np.isfinite(losses) & (self.weights > 0)
         w, losses = self.weights[known], losses[known]
         if not w.any():
             return np.nan
@@ -137,7 +138,7 @@ def cv_report(
         n_jobs: of joblib, one task an outer fold.
 
     Raises:
-        TypeError: a learner that is no committee.
+        TypeError: a learner that is no committee, or one with a list of splits for cv, which fits no part of the rows.
         ValueError: folds that hold a row out twice, and all that the learner's fit raises.
 
     Reference: Polley, van der Laan, Super learner in prediction, U.C. Berkeley Biostatistics working paper 266 (2010).
@@ -152,9 +153,12 @@ def cv_report(
     if not isinstance(learner, Committee):
         raise TypeError(f"cv_report takes a committee such as SuperLearnerRegressor; got {type(learner).__name__}")
     X, y, groups, sample_weight = indexable(X, y, groups, sample_weight)
-    y, names = column_or_1d(y), [name for name, _ in check_candidates(learner.estimators)]
+    check_nestable(learner.cv, "cv_report: cv of the learner")
+    classify = hasattr(learner, "predict_proba")
+    y = column_or_1d(check_array(y, ensure_2d=False, dtype=None if classify else "numeric", input_name="y"))
+    names = [name for name, _ in check_candidates(learner.estimators)]
     weights = check_sample_weight(sample_weight, len(y))
-    splits, folds = split(X, y, cv=cv, groups=groups, classify=hasattr(learner, "predict_proba"))
+    splits, folds = split(X, y, cv=cv, groups=groups, classify=classify)
     parts = Parallel(n_jobs=n_jobs)(
         delayed(_fold)(learner, names, X, y, train, test, groups, sample_weight) for train, test in splits
     )
@@ -166,8 +170,8 @@ def cv_report(
         losses,
         folds,
         weights,
-        np.arange(len(y)) if groups is None else np.unique(groups, return_inverse=True)[1],
-        "log-loss" if hasattr(learner, "predict_proba") else "squared error",
+        np.arange(len(y)) if groups is None else numbered(groups, "groups")[1],
+        "log-loss" if classify else "squared error",
         tuple(chosen for _, chosen in parts),
     )
 

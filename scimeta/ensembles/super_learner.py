@@ -74,7 +74,8 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
             X: n rows, of any kind that the candidates read.
             y: (n,) finite numbers.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
-            groups: (n,) whose row it is, for the splitter: a new subject is predicted by models that never saw it.
+            groups: (n,) whose row it is, for the splitter: a new subject is predicted by models that never saw it; and
+                for the standard error that "auto" goes by.
 
         Raises:
             ValueError: y that is not finite, more folds than rows or groups, negative weights, an unknown ``weights``,
@@ -82,7 +83,8 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
         """
         y = check_target(self, X, y)
         Z, held_y, w, folds = self.cross_fit_candidates(X, y, sample_weight, groups, "predict")
-        self.blend_ = learn_blend(Z, held_y, self.weights, sample_weight=w, folds=folds)
+        whose = self.held_groups(groups)
+        self.blend_ = learn_blend(Z, held_y, self.weights, sample_weight=w, folds=folds, groups=whose)
         self.weights_, self.intercept_ = self.blend_.weights, self.blend_.intercept
         self.risks_ = np.average(row_losses(Z, held_y), axis=0, weights=w)
         return self
@@ -110,7 +112,8 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
             "discrete" (least log-loss), "nnls" and "simplex" (least squares on probabilities), "nnloglik" and
             "cc_nloglik" (greatest likelihood on the logit scale, non-negative or on the simplex), "affine" (logit
             scale, any sign, with intercepts), or a function of (Z, y, sample_weight), Z (n, candidates, classes) and y
-            numbers of classes, that returns (candidates,) non-negative weights.
+            numbers of classes, that returns (candidates,) non-negative weights. "nnloglik" is overconfident on pure
+            noise: there the likelihood asks for a sum near 0, and dividing by it makes the committee as bold as before.
 
     Attributes:
         classes_: (classes,) sorted labels.
@@ -150,7 +153,7 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
             X: n rows, of any kind that the candidates read.
             y: (n,) labels of at least two classes.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
-            groups: (n,) whose row it is, for the splitter.
+            groups: (n,) whose row it is, for the splitter and for the standard error that "auto" goes by.
 
         Raises:
             ValueError: as :meth:`SuperLearnerRegressor.fit`, or one class only.
@@ -158,7 +161,8 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
         y, self.classes_, encoded = check_labels(self, X, y)
         Z, _, w, folds = self.cross_fit_candidates(X, y, sample_weight, groups, "predict_proba")
         held = encoded[self.cross_fit_.held]
-        self.blend_ = learn_blend(Z, held, self.weights, sample_weight=w, folds=folds)
+        whose = self.held_groups(groups)
+        self.blend_ = learn_blend(Z, held, self.weights, sample_weight=w, folds=folds, groups=whose)
         self.weights_, self.intercept_ = self.blend_.weights, self.blend_.intercept
         self.risks_ = np.average(row_log_losses(Z, held), axis=0, weights=w)
         return self

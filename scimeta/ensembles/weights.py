@@ -106,7 +106,7 @@ def log_likelihood_weights(
         y: (n,) number of the true class.
         sample_weight: (n,) non-negative; equal if None.
         convex: True for weights on the simplex (``method.CC_nloglik`` of R's SuperLearner), False for non-negative
-            ones divided by their sum (``method.NNloglik``).
+            ones divided by their sum (``method.NNloglik``), the best candidate alone if that sum is 0.
     Returns: (candidates,).
     Raises: ValueError as :func:`best_single`.
 
@@ -117,7 +117,9 @@ def log_likelihood_weights(
     L, y, w = _check_log_probabilities(L, y, sample_weight)
     solve = _on_simplex if convex else _non_negative
     weights = _newton(L, np.eye(L.shape[2])[y], w, np.full(L.shape[1], 1 / L.shape[1]), solve)
-    return _trimmed(weights) if convex or not weights.any() else weights / weights.sum()
+    if not weights.any():
+        return np.eye(len(weights))[np.argmax(w @ L[np.arange(len(y)), :, y])]
+    return _trimmed(weights) if convex else weights / weights.sum()
 
 
 def affine_log_weights(

@@ -83,6 +83,11 @@ def test_what_is_no_specimen_is_refused(x, weights, message):
         LawRegressor(DECAY, PRIOR).fit(x, Y, sample_weight=weights)
 
 
+def test_what_is_no_law_is_refused():
+    with pytest.raises(TypeError, match="law should be a scimeta"):
+        LawRegressor(None).fit(T[:, None], Y)
+
+
 def test_a_law_that_was_not_calibrated_says_so():
     with pytest.raises(NotFittedError):
         LawRegressor(DECAY, PRIOR).predict(T[:, None])

@@ -204,11 +204,20 @@ def test_candidates_that_take_no_weights_are_named():
         ({"cv": [(np.arange(60), np.arange(30))]}, "trains on rows that it holds out"),
         ({"cv": [(np.arange(30), np.arange(0))]}, "both need some"),
         ({"cv": []}, "hold no row out"),
+        ({"cv": iter([])}, "an iterator is used up by one fit"),
+        ({"cv": [(np.arange(60), [-1])]}, "row numbers from 0 to 59"),  # the last row, though it was trained on
+        ({"cv": [(np.arange(30), [60])]}, "row numbers from 0 to 59"),
+        ({"cv": [(np.arange(30), [40.5])]}, "row numbers from 0 to 59"),
+        ({"cv": [(np.arange(60) < 30, np.arange(59) > 30)]}, r"masks of shape \(60,\)"),
         ({"cv": "prefit"}, "FrozenEstimator"),
         ({"cv": 61}, "greater than the number of samples"),
         ({"cv": 4, "groups": np.arange(60) % 3}, "greater than the number of groups"),
         ({"cv": GroupKFold(3)}, "groups"),
         ({"cv": 3, "groups": np.arange(59)}, "inconsistent numbers of samples"),
+        ({"cv": 3, "groups": np.zeros((60, 2))}, "should be a 1d array"),
+        ({"cv": 3, "groups": np.where(np.arange(60) % 6, np.arange(60) % 6, np.nan)}, "groups contains NaN"),
+        ({"cv": 3, "groups": np.array([None, "a", "b"] * 20, dtype=object)}, "groups mixes NoneType, str"),
+        ({"cv": 3, "sample_weight": -np.ones(60)}, "Negative values"),
     ],
 )
 def test_folds_that_cannot_be_are_refused(options, message):

@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
+from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.datasets import load_diabetes
 from sklearn.dummy import DummyRegressor
@@ -24,7 +26,9 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from scimeta.ensembles import gated
 from scimeta.ensembles.experts import MixtureOfExpertsClassifier, MixtureOfExpertsRegressor
+from scimeta.ensembles.gate_choice import choose_gate
 from scimeta.ensembles.report import cv_report
 from scimeta.ensembles.super_learner import SuperLearnerClassifier, SuperLearnerRegressor
 from scimeta.ensembles.weights import simplex_weights
@@ -257,6 +261,26 @@ def test_groups_stay_together_in_the_folds_that_judge_the_gate():
         assert all(len(np.unique(folds[groups == g])) == 1 for g in range(100))
 
 
+def test_groups_stay_together_where_one_fold_leaves_the_gate_to_be_judged():
+    groups, asked = np.arange(300) // 3, []
+    cv = [(np.arange(60), np.arange(60, 300))]
+    wrapped = [(name, FrozenEstimator(expert)) for name, expert in EXPERTS]
+    model = MixtureOfExpertsRegressor(wrapped, "linear", cv=cv, random_state=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gated, "choose_gate", lambda *given, **options: asked.append(given) or choose_gate(*given))
+        model.fit(X, Y, groups=groups)
+    ((level, folds, *_),) = asked
+    assert len(np.unique(folds)) == 5 and (level.groups == groups[60:]).all()
+    assert all(len(np.unique(folds[level.groups == g])) == 1 for g in range(20, 100))
+
+
+def test_frozen_experts_are_routed_like_others():
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = make_pipeline(StandardScaler(), frozen("fixed").set_fit_request(groups=True))
+        folds = model.fit(X, Y, groups=np.arange(300) // 3)[-1].cross_fit_.folds
+    assert all(len(np.unique(folds[np.arange(300) // 3 == g])) == 1 for g in range(100))
+
+
 @pytest.mark.parametrize("cv", [TimeSeriesSplit(4), [(np.arange(60), np.arange(60, 300))]], ids=["time", "one fold"])
 def test_rows_that_no_fold_holds_out_teach_nothing(cv):
     wrapped = [(name, FrozenEstimator(expert)) for name, expert in EXPERTS]
@@ -292,6 +316,10 @@ def test_frozen_experts_must_be_fitted():
         ({"hidden": 0}, "hidden should be a whole number"),
         ({"balance": -1.0}, "balance should be a number, 0 or more"),
         ({"margin": np.nan}, "margin should be a number"),
+        ({"margin": None}, "margin should be a number"),
+        ({"gate": ["linear"]}, "gate should be one of"),
+        ({"top_k": True}, "top_k should be a whole number"),
+        ({"balance": "a"}, "balance should be a number"),
         ({"cv": "frozen"}, "cv should be a number"),
     ],
 )
@@ -322,6 +350,7 @@ def test_plot_draws_a_line_an_expert():
     axes = model.plot(X, 0)
     assert [line.get_label() for line in axes.get_lines()] == ["ridge", "neighbours"]
     assert axes.get_xlabel() == "feature 0"
+    assert model.weights_along(csr_matrix(X), 0)[1] == pytest.approx(model.weights_along(X, 0)[1])
     named = regressor().fit(frame, Y)
     assert named.plot(frame, "x3", ax=axes) is axes and axes.get_xlabel() == "x3"
     plt.close(axes.figure)

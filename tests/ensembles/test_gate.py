@@ -193,6 +193,12 @@ def test_expert_without_any_error_is_trusted_alone():
     assert gate.kind == "fixed" and (gate.fixed == [1, 0]).all()
 
 
+def test_more_than_ten_folds_are_joined():
+    level = halves(60)
+    every, ten = (choose_gate(level, folds, "linear").tried for folds in (np.arange(60), np.arange(60) % 10))
+    assert every == ten
+
+
 def test_choice_prints_what_was_tried():
     choice = choose_gate(halves(), np.arange(200) % 5, "linear")
     frame = choice.to_frame()

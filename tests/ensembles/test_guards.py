@@ -155,6 +155,15 @@ def test_it_tabulates_and_plots():
     matplotlib.pyplot.close(ax.figure)
 
 
+def test_a_column_is_a_target_and_a_constant_is_none():
+    X, y = unrelated(8)
+    stack = SuperLearnerRegressor(CANDIDATES[:1])
+    column, row = (diagnose_stack(stack, X, target, repeats=1).risks for target in (y[:, None], y))
+    np.testing.assert_array_equal(column, row)
+    with pytest.raises(ValueError, match=r"y is 1.0 in all rows"):
+        diagnose_stack(stack, X, np.ones(200))
+
+
 def test_what_is_no_stack_is_refused():
     X, y = unrelated(7)
     with pytest.raises(TypeError, match="parameters estimators and cv"):

@@ -93,6 +93,16 @@ def test_weights_of_rows_weigh_the_losses():
     assert report.to_frame().risk["line"] == pytest.approx(np.mean(only))
 
 
+def test_a_fold_whose_rows_all_have_weight_zero_counts_nothing():
+    learner = SuperLearnerRegressor([("line", LinearRegression())], cv=3)
+    folds = KFold(3)
+    report = cv_report(learner, X, Y, cv=folds, sample_weight=(np.arange(90) >= 30).astype(float))
+    means = [report.losses[report.folds == k, 2].mean() for k in (1, 2)]
+    frame = report.to_frame()
+    assert frame.risk["line"] == pytest.approx(np.mean(means)) and frame.folds["line"] == 2
+    assert frame.se["line"] == pytest.approx(report.losses[30:, 2].std(ddof=1) / np.sqrt(60))
+
+
 def test_time_ordered_folds_are_judged_on_later_rows():
     report = cv_report(REGRESSOR, X, Y, cv=TimeSeriesSplit(3))
     assert np.isnan(report.losses[report.folds < 0]).all() and (report.folds < 0).sum() == 24
@@ -148,6 +158,17 @@ def test_the_report_prints_a_table():
 def test_only_committees_have_a_report():
     with pytest.raises(TypeError, match="got Ridge"):
         cv_report(Ridge(), X, Y)
+
+
+@pytest.mark.parametrize("cv", [list(KFold(3).split(X)), "prefit"], ids=["list", "prefit"])
+def test_folds_made_for_all_rows_cannot_be_nested(cv):
+    with pytest.raises(TypeError, match="cv of the learner must be a number or a splitter"):
+        cv_report(clone(REGRESSOR).set_params(cv=cv), X, Y)
+
+
+def test_a_target_that_is_missing_is_refused():
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        cv_report(CLASSIFIER, X, np.where(np.arange(90) == 3, np.nan, Y > 0))
 
 
 def test_a_class_in_one_fold_only_is_explained():

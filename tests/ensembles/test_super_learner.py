@@ -1,4 +1,4 @@
-"""The Super Learner: scikit-learn's contract, honest weights, bad input, and a committee of theories."""
+"""The Super Learner: scikit-learn's contract, honest weights, bad input, and engines."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, PredefinedSplit, TimeSeriesSplit, cross_val_score
 from sklearn.neighbors import KNeighborsRegressor
@@ -23,12 +24,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from scimeta.calibration.curves import Curve
-from scimeta.calibration.empirical_bayes import learn_prior
-from scimeta.calibration.regressor import LawRegressor
-from scimeta.domains.kinetics import AUSTIN_RICKETT, JMAK
 from scimeta.ensembles.super_learner import SuperLearnerClassifier, SuperLearnerRegressor
-from simulators.kinetics import alloy_family
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(120, 4))
@@ -122,6 +118,15 @@ class TestContract:
         assert list(model.feature_names_in_) == list("abcd")
         with pytest.raises(ValueError, match="feature names should match"):
             model.predict(TABLE[["b", "a", "c", "d"]])
+
+    def test_columns_of_rows_that_were_trained_on_come_with_a_warning(self):
+        memory = SuperLearnerRegressor([("memory", KNeighborsRegressor(1))], cv=3)
+        with pytest.warns(UserWarning, match=r"do not learn from it. cross_fit_.predictions is honest"):
+            learned_by_heart = memory.fit_transform(X, Y)
+        np.testing.assert_array_equal(learned_by_heart[:, 0], Y)
+        assert np.abs(memory.cross_fit_.predictions[:, 0] - Y).min() > 0
+        with pytest.warns(UserWarning, match="do not learn from it"):
+            make_pipeline(regressor(), Ridge()).fit(X, Y)
 
     def test_the_level_one_matrix_of_a_classifier_is_of_probabilities(self):
         three = classifier().fit(X, LABELS)
@@ -217,6 +222,24 @@ class TestWeightsAndGroups:
             with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
                 regressor().fit(X, Y, sample_weight=w)
 
+    def test_a_candidate_may_have_any_name(self):
+        with sklearn.config_context(enable_metadata_routing=True):
+            model = SuperLearnerRegressor([("splitter", Ridge())], cv=GroupKFold(3))
+            folds = model.fit(X, Y, groups=np.arange(120) % 6).cross_fit_.folds
+        assert all(len(np.unique(folds[np.arange(120) % 6 == group])) == 1 for group in range(6))
+
+    def test_auto_goes_by_groups(self):
+        rng = np.random.default_rng(3)
+        y = rng.normal(size=30)
+        x = (0.75 * y[:, None] + rng.normal(size=(30, 2))).repeat(40, axis=0)
+        candidates = [(f"x{j}", FrozenEstimator(OneColumn(j).fit(x, None))) for j in range(2)]
+        rows, whose = PredefinedSplit(np.arange(30).repeat(40) % 5), np.arange(30).repeat(40)
+        model = SuperLearnerRegressor(candidates, cv=rows)
+        with pytest.warns(UserWarning, match="groups parameter is ignored"):
+            apart = clone(model).fit(x, y.repeat(40), groups=whose)
+        assert apart.blend_.method == "simplex"
+        assert model.fit(x, y.repeat(40)).blend_.method == "affine"
+
     def test_a_nested_committee_is_passed_the_groups(self):
         groups = np.arange(120) % 6
         with sklearn.config_context(enable_metadata_routing=True):
@@ -224,6 +247,20 @@ class TestWeightsAndGroups:
             outer = SuperLearnerRegressor([("inner", inner), ("mean", DummyRegressor())], cv=GroupKFold(3))
             folds = outer.fit(X, Y, groups=groups).named_estimators_["inner"].cross_fit_.folds
         assert all(len(np.unique(folds[groups == group])) == 1 for group in range(6))
+
+
+class OneColumn(RegressorMixin, BaseEstimator):
+    """Says what one column says."""
+
+    def __init__(self, column=0):
+        self.column = column
+
+    def fit(self, X, y):
+        self.fitted_ = True
+        return self
+
+    def predict(self, X):
+        return X[:, self.column]
 
 
 class Failing(RegressorMixin, BaseEstimator):
@@ -289,6 +326,20 @@ class TestBadInput:
         with pytest.raises(ValueError, match=message):
             regressor(**options).fit(X, Y, **given)
 
+    def test_labels_of_two_kinds_are_refused(self):
+        with pytest.raises(ValueError, match="y mixes NoneType, str; make all of one kind"):
+            classifier().fit(X, np.array([None, "a", "b"] * 40, dtype=object))
+
+    def test_weight_on_rows_that_no_fold_holds_out_is_not_enough(self):
+        with pytest.raises(ValueError, match="zero in all rows that a fold holds out"):
+            regressor(cv=TimeSeriesSplit(3)).fit(X, Y, sample_weight=(np.arange(120) < 30).astype(float))
+
+    @pytest.mark.parametrize("estimators", [[Ridge()], [("a", Ridge(), 1)], {"a": Ridge()}, None])
+    @pytest.mark.parametrize("kind", [SuperLearnerRegressor, SuperLearnerClassifier])
+    def test_what_is_no_list_of_pairs_is_refused(self, kind, estimators):
+        with pytest.raises(ValueError, match="non-empty list of"):
+            kind(estimators).fit(X, Y > 0)
+
     def test_names_that_hide_parameters_are_refused(self):
         for name in ("cv", "a__b"):
             with pytest.raises(ValueError, match=r"conflict with constructor|must not contain __"):
@@ -323,29 +374,6 @@ class TestEngines:
 
     def test_a_dask_cluster_predicts_the_same(self, cluster):
         with joblib.parallel_config("dask"):
-            model = classifier().fit(X, LABELS)
-        np.testing.assert_array_equal(model.predict_proba(X), classifier().fit(X, LABELS).predict_proba(X))
-
-
-class TestTheories:
-    """Laws of transformation kinetics beside a regressor, on one simulated alloy that follows JMAK."""
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def alloy(cls):
-        past = alloy_family(30, rng=np.random.default_rng(0))
-        return past, alloy_family(1, rng=np.random.default_rng(5))
-
-    def test_a_committee_of_theories_trusts_the_true_one(self, alloy):
-        past, new = alloy
-        measured = zip(past.times, past.fractions, strict=True)
-        curves = [Curve(f"A{i}", t, fraction) for i, (t, fraction) in enumerate(measured)]
-        library = [(law.name, LawRegressor(law, learn_prior(law, curves))) for law in (JMAK, AUSTIN_RICKETT)]
-        names = [name.replace("-", "") for name, _ in library]
-        library = [*zip(names, [law for _, law in library], strict=True), ("neighbours", KNeighborsRegressor(3))]
-        t, fraction = new.times[0][:, None], np.clip(new.fractions[0], 0, 1)
-        model = SuperLearnerRegressor(library, "simplex", cv=KFold(5, shuffle=True, random_state=0)).fit(t, fraction)
-        trust = model.to_frame().weight
-        assert trust.idxmax() == names[0] and trust[names[0]] > 0.6
-        grid = np.linspace(0.2, 2.9, 50)
-        assert np.abs(model.predict(grid[:, None]) - new.truth(grid)[0]).max() < 0.03
+            numbers, labels = regressor().fit(X, Y), classifier().fit(X, LABELS)
+        np.testing.assert_array_equal(numbers.predict(X), regressor().fit(X, Y).predict(X))
+        np.testing.assert_array_equal(labels.predict_proba(X), classifier().fit(X, LABELS).predict_proba(X))

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
-from scimeta.ensembles.blend import Blend, learn_blend, row_log_losses
+from scimeta.ensembles.blend import Blend, few_folds, learn_blend, row_log_losses
 from scimeta.ensembles.weights import (
     affine_log_weights,
     affine_weights,
@@ -141,6 +141,15 @@ def test_affine_weights_on_the_logit_scale_are_logistic_regression():
     assert intercepts[1] - intercepts[0] == pytest.approx(reference.intercept_[0], abs=0.01)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_likelihood_weights_of_candidates_that_mislead_choose_the_least_wrong(classes):
+    """Their best sum is 0, of which there are no shares."""
+    y = np.arange(60) % classes
+    wrong = np.eye(classes)[(y + 1) % classes]
+    P = np.stack([share * wrong + (1 - share) / classes for share in (0.9, 0.5, 0.7)], axis=1)
+    np.testing.assert_array_equal(log_likelihood_weights(log_probabilities(P), y, convex=False), [0, 1, 0])
+
+
 def test_separable_classes_give_finite_weights():
     P = np.stack([np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8]])] * 2, axis=1)
     y = np.array([0, 0, 1, 1])
@@ -167,6 +176,25 @@ def test_auto_takes_affine_where_all_candidates_are_biased():
     blend = learn_blend(2 * y[:, None] + 5 + 0.1 * rng.normal(size=(300, 3)), y)
     assert blend.method == "affine"
     assert blend.weights.sum() == pytest.approx(0.5, abs=0.01) and blend.intercept == pytest.approx(-2.5, abs=0.05)
+
+
+def test_auto_counts_the_rows_of_a_group_as_one():
+    """Four copies of each row say no more than one, so they must not make affine's gain certain."""
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=30)
+    Z = 0.75 * y[:, None] + rng.normal(size=(30, 2))
+    rows = np.repeat(np.arange(30), 40)
+    options = {"folds": np.arange(30)[rows] % 5}
+    assert learn_blend(Z[rows], y[rows], groups=rows, **options).method == "simplex"
+    assert learn_blend(Z[rows], y[rows], **options).method == "affine"
+
+
+def test_auto_joins_many_folds_to_ten():
+    Z, y, _ = values(60)
+    folds = np.arange(60)
+    assert learn_blend(Z, y, folds=folds).method == learn_blend(Z, y, folds=folds % 10).method
+    assert len(np.unique(few_folds(folds))) == 10
+    np.testing.assert_array_equal(few_folds(folds // 20), folds // 20)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -233,6 +261,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones():
         learn_blend(Z, y, "ridge")
     with pytest.raises(ValueError, match="should be one of"):
         learn_blend(Z, y, "nnloglik")  # of probabilities only
+    with pytest.raises(ValueError, match="or a function; got array"):
+        learn_blend(Z, y, np.full(5, 0.2))
 
 
 @pytest.mark.parametrize("weights", [[-1, 1, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1], [np.nan, 1, 1, 1, 1]])
