@@ -14,8 +14,9 @@ from scimeta.core.check import check_meta_gradient
 from scimeta.core.checkpoint import load_meta
 from scimeta.core.inner_loop import adapt, gauss_newton
 from scimeta.core.learners import MetaLearner, anil, fomaml, imaml, maml, maml_plus_plus, meta_sgd, reptile
+from scimeta.core.rule_learners import evolved_optimizer, learned_optimizer
 from scimeta.core.rules import Meta, Rule, learned_rates, sgd
-from scimeta.core.tasks import Task, draw_from, over_tasks
+from scimeta.core.tasks import Stream, Task, draw_from, over_tasks
 from scimeta.core.train import meta_train
 from scimeta.core.trained import Trained, evaluate
 from scimeta.models.functional import functional
@@ -36,6 +37,7 @@ __all__ = [
     "Parameter",
     "Prior",
     "Rule",
+    "Stream",
     "Task",
     "Trained",
     "adapt",
@@ -44,11 +46,13 @@ __all__ = [
     "datasets",
     "draw_from",
     "evaluate",
+    "evolved_optimizer",
     "fomaml",
     "functional",
     "gauss_newton",
     "imaml",
     "learn_prior",
+    "learned_optimizer",
     "learned_rates",
     "load_meta",
     "maml",

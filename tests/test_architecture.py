@@ -39,6 +39,8 @@ TABLE = {
         "pandas",
         "tqdm",
     },
+    # A trained rule as a torch optimiser, and its file.
+    "scimeta.optim": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
     "scimeta.analytic": {"torch"},
     "scimeta.files": set(),
     "scimeta.datasets": {"scimeta.calibration"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from scimeta.core.inner_loop import split_fast
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import Execution, execution
 from scimeta.core.rules import Meta
-from scimeta.core.tasks import Data, Loss, Params, Task, count_tasks, select_tasks
+from scimeta.core.tasks import Data, Loss, Params, Task, at_step, count_tasks, select_tasks
 
 _TOLERANCE = 1e-6  # relative to the gradient's norm
 _STEP = 1e-5  # of the central differences, relative to the size of the tensor that is moved
@@ -44,7 +45,7 @@ class GradientCheck:
     @property
     def ok(self) -> bool:
         """Whether all distances that the estimate promises to be zero are below 1e-6."""
-        promised = self.plain + (self.finite if self.estimate in ("exact", "implicit") else ())
+        promised = self.plain + (self.finite if self.estimate in ("exact", "implicit", "truncated") else ())
         return all(distance < _TOLERANCE for distance in promised)
 
     def __str__(self) -> str:
@@ -68,8 +69,8 @@ def check_meta_gradient(
     """Return the learner's meta-gradient compared, in float64, with a plain loop and with finite differences.
 
     The plain loop goes over the tasks in Python and differentiates by torch.autograd alone: no torch.func, no vmap, no
-    recording. Schedules are taken at their end. For implicit MAML the loop is differentiated through all inner steps,
-    which is the same where the inner loop has converged.
+    recording. Schedules are taken at their end, and what comes before a window is held. For implicit MAML the loop is
+    differentiated through all inner steps, which is the same where the inner loop has converged.
 
     Args:
         loss: scalar loss of one task for the plain loop: the learner's own, or the same model written in another way
@@ -80,7 +81,8 @@ def check_meta_gradient(
         seed: of the directions of the finite differences.
 
     Raises:
-        TypeError, ValueError: what the door finds wrong with the loss or the batch.
+        TypeError, ValueError: what the door finds wrong with the loss or the batch; a learner by evolution, whose
+            gradient is a random estimate, that only the mean of many draws could be compared with.
 
     >>> from scimeta.core.learners import maml
     >>> def cubic(params, x):
@@ -89,6 +91,11 @@ def check_meta_gradient(
     >>> check_meta_gradient(cubic, learner, Task(torch.ones(2, 1), torch.ones(2, 1))).ok
     True
     """
+    if learner.estimate == "evolution":
+        raise ValueError(
+            "check_meta_gradient: evolution gives a random estimate; compare the mean of many draws (other seeds) with "
+            "the gradient of a learned_optimizer without burn-in"
+        )
     meta, task = pytree.tree_map(_double, (learner.meta, Task(*task)))
     learner = learner._replace(meta=meta)
     task = check_batch(learner, task, "check_meta_gradient")
@@ -118,32 +125,63 @@ def _judge(loss: Loss, learner: MetaLearner) -> Loss:
 
 
 def _plain_path(loss: Loss, learner: MetaLearner, meta: Meta, support: Data) -> list[Params]:
-    """Return the parameters of one task after each step, as part of an ordinary autograd graph."""
-    inner = learner.adapt
+    """Return the parameters of one task after each judged step, as part of an ordinary autograd graph."""
+    inner, before = learner.adapt, _burn_in(learner)
     moving, held = split_fast(meta.init, inner.fast)
     state, path = inner.rule.init(moving), []
-    for _ in range(inner.steps):
-        value = loss({**held, **moving}, support)
-        grads = torch.autograd.grad(value, list(moving.values()), create_graph=True)
-        if inner.first_order:
-            grads = [grad.detach() for grad in grads]
-        moving, state = inner.rule.update(meta.rule, dict(zip(moving, grads, strict=True)), state, moving)
+    if before:  # led to by what is learned as it stands, whatever is differentiated or moved a little after it
+        moving, state = _burned_in(loss, learner, support, before)
+    for count in range(before, before + inner.steps):
+        moving, state = _plain_step(loss, learner, meta.rule, held, moving, state, at_step(support, count))
         path.append({**held, **moving})
     return path
+
+
+def _plain_step(
+    loss: Loss, learner: MetaLearner, learned: Params, held: Params, moving: Params, state: Any, seen: Data
+) -> tuple[Params, Any]:
+    grads = torch.autograd.grad(loss({**held, **moving}, seen), list(moving.values()), create_graph=True)
+    if learner.adapt.first_order:
+        grads = [grad.detach() for grad in grads]
+    return learner.adapt.rule.update(learned, dict(zip(moving, grads, strict=True)), state, moving)
+
+
+def _burn_in(learner: MetaLearner) -> int:
+    return 0 if learner.truncation is None else learner.truncation.length(_ENDED)
+
+
+def _burned_in(loss: Loss, learner: MetaLearner, support: Data, steps: int) -> tuple[Params, Any]:
+    """Return the fast parameters and the rule's state where the judged steps begin, as constants."""
+    moving, held = split_fast(learner.meta.init, learner.adapt.fast)
+    state = learner.adapt.rule.init(moving)
+    for count in range(steps + 1):
+        moving = {name: value.detach().requires_grad_() for name, value in moving.items()}
+        state = pytree.tree_map(Tensor.detach, state)
+        if count < steps:
+            seen = at_step(support, count)
+            moving, state = _plain_step(loss, learner, learner.meta.rule, held, moving, state, seen)
+    return moving, state
 
 
 def _plain_losses(loss: Loss, learner: MetaLearner, meta: Meta, task: Task) -> Tensor:
     """Return the mean over tasks of the (weighted) query losses."""
     judge, total = _judge(loss, learner), 0.0
     weights = None if learner.step_weights is None else learner.step_weights(_ENDED)
-    for index in range(count_tasks(task)):
+    factors = _factors(learner, count_tasks(task))
+    for index, factor in enumerate(factors):
         one = select_tasks(task, index)
-        path = _plain_path(loss, learner, meta, one.support)
+        path = _plain_path(lambda params, seen, c=factor: c * loss(params, seen), learner, meta, one.support)
         if weights is None:
             total = total + judge(path[-1], one.query)
         else:
             total = total + sum(w * judge(params, one.query) for w, params in zip(weights, path, strict=True))
     return total / count_tasks(task)
+
+
+def _factors(learner: MetaLearner, tasks: int) -> Tensor:
+    """Return (tasks,) factors of the inner losses."""
+    like = next(iter(learner.meta.init.values()))
+    return like.new_ones(tasks) if learner.truncation is None else learner.truncation.factors(_ENDED, tasks, like)
 
 
 def _plain_gradient(loss: Loss, learner: MetaLearner, task: Task) -> Meta:

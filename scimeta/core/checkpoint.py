@@ -90,6 +90,8 @@ def describe(learner: MetaLearner) -> dict[str, Any]:
         for name, value in getattr(learner.meta, part).items()
     }
     inner = {"inner steps": learner.adapt.steps, "fast": list(learner.adapt.fast)}
+    if learner.truncation is not None:
+        inner |= learner.truncation._asdict()
     return {"algorithm": learner.name, **inner, **shapes}
 
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from scimeta.core.inner_loop import split_fast
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import execution
-from scimeta.core.tasks import Data, Loss, Params, Task, select_tasks
+from scimeta.core.tasks import Data, Loss, Params, Stream, Task, at_step, select_tasks
 
 # Operations whose second derivatives under vmap are silently wrong, or that have none, and what to use instead.
 _OWN = "make it with scimeta.models.functional, which swaps it, or write it in elementary operations"
@@ -42,13 +42,15 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
         ValueError: tasks of unequal size, an empty support, parameters without gradient, writes in place, branches on
             a tensor's value, operations with wrong second derivatives, a loss that cannot be batched.
     """
-    if not isinstance(batch, tuple) or len(batch) != 2:
+    if not isinstance(batch, tuple) or len(batch) != 2 or isinstance(batch, Stream):
         raise TypeError(f"{where}: a sampler returns Task(support, query) with a leading task axis; got {_kind(batch)}")
     batch = Task(*batch)
     _check_shapes(batch, where)
+    _check_streams(batch, where)
     one = select_tasks(batch, 0)
     params, fast = learner.meta.init, split_fast(learner.meta.init, learner.adapt.fast)[0]
-    inner = check_loss(learner.adapt.loss, params, one.support, f"{where}: the loss of one task's support")
+    seen = at_step(one.support, 0)
+    inner = check_loss(learner.adapt.loss, params, seen, f"{where}: the loss of one task's support")
     if dead := [name for name in fast if name not in inner]:
         raise ValueError(
             f"{where}: the support loss has no gradient by {_listed(dead)}; leave them out of `fast`, "
@@ -151,6 +153,23 @@ def _check_shapes(batch: Task, where: str) -> None:
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{name} has {size}" for name, size in sizes.items())
         raise ValueError(f"{where}: the first axis is the tasks' and differs: {counts}. {_PADDED}")
+
+
+def _check_streams(batch: Task, where: str) -> None:
+    """Raise unless the slices of a streamed support are equally many in all its tensors, and the query is no stream."""
+    if isinstance(batch.query, Stream):
+        raise TypeError(f"{where}: the query is a Stream, but it is judged whole; only a support is seen step by step")
+    if not isinstance(batch.support, Stream):
+        return
+    paths, _ = pytree.tree_flatten_with_path(batch.support.each)
+    if not paths:
+        raise ValueError(
+            f"{where}: the support is a Stream without slices; without any, pass its `held` as the support"
+        )
+    slices = {f"support.each{pytree.keystr(path)}": leaf.shape[1:2] for path, leaf in paths}
+    if any(len(size) == 0 for size in slices.values()) or len(set(slices.values())) > 1:
+        shapes = ", ".join(f"support.each{pytree.keystr(path)} is {tuple(leaf.shape)}" for path, leaf in paths)
+        raise ValueError(f"{where}: a Stream's slices are (tasks, steps, ...), as many steps in every tensor; {shapes}")
 
 
 class _NoFusedRecurrence(TorchFunctionMode):

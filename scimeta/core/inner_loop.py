@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from scimeta.core.rules import Meta, Rule, State
-from scimeta.core.tasks import Data, Loss, Params, over_tasks
+from scimeta.core.tasks import Data, Loss, Params, at_step, over_tasks
 
 
 def split_fast(params: Params, fast: Sequence[str] = ("*",)) -> tuple[Params, Params]:
@@ -54,7 +54,7 @@ def adapt(
         loss: scalar loss of one task.
         rule: the update rule; its parameters are read from ``meta.rule``.
         meta: starting parameters and the rule's.
-        support: the task's data, without a task axis.
+        support: the task's data, without a task axis; of a ``Stream`` each step sees its own slice.
         steps: number of inner steps.
         fast: names or patterns of the parameters that move; the others are held.
         first_order: True to treat the inner gradients as constants (FOMAML).
@@ -79,6 +79,7 @@ class Adaptation:
         steps: inner steps that the outer loop trains for.
         fast: names or patterns of the parameters that move.
         first_order: True to treat the inner gradients as constants.
+        guarded: whether steps beyond the trained ones are guarded, as below.
     """
 
     loss: Loss
@@ -86,6 +87,7 @@ class Adaptation:
     steps: int = 1
     fast: tuple[str, ...] = ("*",)
     first_order: bool = False
+    guarded: bool = True
 
     def __call__(self, meta: Meta, support: Data, steps: int | None = None) -> Params:
         """Return one task's parameters after ``steps`` (None: as many as trained) inner steps.
@@ -102,15 +104,15 @@ class Adaptation:
         state = self.rule.init(moving)
         yield {**held, **moving}
         for count in range(self.steps if steps is None else steps):
-            before = moving
-            moving, state = self.step(meta.rule, held, moving, state, support)
-            if count >= self.steps and self.rule.params:
-                moving = self._guarded(held, before, moving, support)
+            before, seen = moving, at_step(support, count)
+            moving, state = self.step(meta.rule, held, moving, state, seen)
+            if self.guarded and count >= self.steps and self.rule.params:
+                moving = self._guarded(held, before, moving, seen)
             yield {**held, **moving}
 
-    def step(self, learned: Params, held: Params, moving: Params, state: State, support: Data) -> tuple[Params, State]:
-        """Return one task's fast parameters and the rule's state after one step."""
-        grads = torch.func.grad(lambda fast: self.loss({**held, **fast}, support))(moving)
+    def step(self, learned: Params, held: Params, moving: Params, state: State, seen: Data) -> tuple[Params, State]:
+        """Return one task's fast parameters and the rule's state after one step on what it sees of the support."""
+        grads = torch.func.grad(lambda fast: self.loss({**held, **fast}, seen))(moving)
         if self.first_order:
             grads = {name: grad.detach() for name, grad in grads.items()}
         return self.rule.update(learned, grads, state, moving)

@@ -13,6 +13,7 @@ from scimeta.core.inner_loop import Adaptation, split_fast
 from scimeta.core.meta_gradient import MetaGradient, StepWeights, displacement, implicit, through_adaptation
 from scimeta.core.rules import Meta, Rule, learned_rates, proximal, sgd
 from scimeta.core.tasks import Loss, Params, Task
+from scimeta.core.window import Truncation
 
 
 class MetaLearner(NamedTuple):
@@ -25,8 +26,10 @@ class MetaLearner(NamedTuple):
         meta_gradient: (meta, batch of tasks, outer steps done) -> (tasks,) query losses, gradient of their mean.
         query_loss: scalar loss of one task that judges the adapted parameters.
         estimate: what the meta-gradient is: the "exact" derivative of the query loss after the inner loop; its
-            "first_order" part; a "displacement"; or "implicit", exact where the inner loop has converged.
+            "first_order" part; a "displacement"; "implicit", exact where the inner loop has converged; "truncated",
+            exact where the window begins at the start, else without what came before it; or an unbiased "evolution".
         step_weights: outer steps done -> weights of the query loss after each inner step; None judges the last alone.
+        truncation: where in the inner loop the judged steps lie; None for at its start.
     """
 
     name: str
@@ -34,8 +37,9 @@ class MetaLearner(NamedTuple):
     adapt: Adaptation
     meta_gradient: MetaGradient
     query_loss: Loss
-    estimate: Literal["exact", "first_order", "displacement", "implicit"] = "exact"
+    estimate: Literal["exact", "first_order", "displacement", "implicit", "truncated", "evolution"] = "exact"
     step_weights: StepWeights | None = None
+    truncation: Truncation | None = None
 
 
 def maml(
@@ -119,7 +123,7 @@ def meta_sgd(
 
     Reference: Li, Zhou, Chen, Li, Meta-SGD, arXiv:1707.09835 (2017).
     """
-    params = _checked(params)
+    params = checked(params)
     rule = learned_rates(split_fast(params, fast)[0], lr)
     return _through("Meta-SGD", loss, params, rule, steps, fast, query_loss, adjoint, chunk_size)
 
@@ -168,8 +172,8 @@ def maml_plus_plus(
 
     Reference: Antoniou, Edwards, Storkey, How to train your MAML, ICLR 2019.
     """
-    params, judge = _checked(params), query_loss or loss
-    rule = learned_rates(split_fast(params, fast)[0], lr, steps=_counted(steps), per="tensor")
+    params, judge = checked(params), query_loss or loss
+    rule = learned_rates(split_fast(params, fast)[0], lr, steps=counted(steps), per="tensor")
     for name, until in (("multi_step_until", multi_step_until), ("first_order_until", first_order_until)):
         if not isinstance(until, int) or until < 0:
             raise ValueError(f"maml_plus_plus: {name} is a number of outer steps, 0 or more; got {until!r}")
@@ -212,9 +216,9 @@ def reptile(
 
     Reference: Nichol, Achiam, Schulman, On first-order meta-learning algorithms, arXiv:1803.02999 (2018).
     """
-    params, rule, judge = _checked(params), rule or sgd(lr), query_loss or loss
+    params, rule, judge = checked(params), rule or sgd(lr), query_loss or loss
     split_fast(params, fast)
-    adapt = Adaptation(loss, rule, _counted(steps), tuple(fast))
+    adapt = Adaptation(loss, rule, counted(steps), tuple(fast))
     gradient = displacement(adapt, judge, chunk_size=chunk_size)
     return MetaLearner("Reptile", Meta(params, rule.params), adapt, gradient, judge, "displacement")
 
@@ -247,13 +251,13 @@ def imaml(
 
     Reference: Rajeswaran, Finn, Kakade, Levine, Meta-learning with implicit gradients, NeurIPS 2019.
     """
-    params, rule, judge = _checked(params), rule or sgd(lr), query_loss or loss
+    params, rule, judge = checked(params), rule or sgd(lr), query_loss or loss
     if rule.params:
         raise ValueError("imaml: a minimum does not depend on the rule's way to it; give a rule without parameters")
     if cg_steps < 1:
         raise ValueError(f"imaml: cg_steps is at least 1; got {cg_steps}")
     split_fast(params, fast)
-    adapt = Adaptation(loss, proximal(rule, strength), _counted(steps), tuple(fast))
+    adapt = Adaptation(loss, proximal(rule, strength), counted(steps), tuple(fast))
     gradient = implicit(adapt, judge, strength, cg_steps=cg_steps, chunk_size=chunk_size)
     return MetaLearner("implicit MAML", Meta(params, {}), adapt, gradient, judge, "implicit")
 
@@ -270,15 +274,15 @@ def _through(
     chunk_size: int | None,
     first_order: bool = False,
 ) -> MetaLearner:
-    params, judge = _checked(params), query_loss or loss
+    params, judge = checked(params), query_loss or loss
     split_fast(params, fast)
-    adapt = Adaptation(loss, rule, _counted(steps), tuple(fast), first_order)
+    adapt = Adaptation(loss, rule, counted(steps), tuple(fast), first_order)
     gradient = through_adaptation(adapt, judge, adjoint=adjoint, chunk_size=chunk_size)
     estimate = "first_order" if first_order else "exact"
     return MetaLearner(name, Meta(params, rule.params), adapt, gradient, judge, estimate)
 
 
-def _checked(params: Params) -> Params:
+def checked(params: Params) -> Params:
     """Return detached copies of the parameters, or raise what is wrong with them."""
     if not isinstance(params, dict):
         raise TypeError(
@@ -300,7 +304,8 @@ def _checked(params: Params) -> Params:
     return {name: value.detach().clone() for name, value in params.items()}
 
 
-def _counted(steps: int) -> int:
+def counted(steps: int) -> int:
+    """Return the number of inner steps, or raise ValueError unless it is positive."""
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is a positive integer; got {steps!r}")
     return steps

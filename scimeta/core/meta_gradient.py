@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from scimeta.core.inner_loop import Adaptation, split_fast
 from scimeta.core.recording import record
 from scimeta.core.rules import Meta
-from scimeta.core.tasks import Data, Loss, Params, Task, count_tasks, over_tasks, select_tasks
+from scimeta.core.tasks import Data, Loss, Params, Stream, Task, at_step, count_tasks, over_tasks, select_tasks
 
 MetaGradient = Callable[[Meta, Task, int], tuple[Tensor, Meta]]
 StepWeights = Callable[[int], Tensor]
@@ -46,7 +46,7 @@ def through_adaptation(
 
     Reference: Finn, Abbeel, Levine, ICML 2017; Antoniou, Edwards, Storkey, ICLR 2019.
     """
-    _check_chunk(chunk_size)
+    check_chunk(chunk_size)
     backwards = adaptation.steps > _UNROLLED if adjoint is None else adjoint
     whole = _adjoint(adaptation, query_loss) if backwards else _unrolled(adaptation, query_loss)
 
@@ -54,7 +54,7 @@ def through_adaptation(
         weights = None if step_weights is None else step_weights(step)
         if weights is not None:
             weights = weights.to(next(iter(meta.init.values())))  # its device and type, which training may have chosen
-        return _in_chunks(lambda part: whole(meta, part, weights), task, chunk_size)
+        return in_chunks(lambda part: whole(meta, part, weights), task, chunk_size)
 
     return meta_gradient
 
@@ -67,7 +67,7 @@ def displacement(adaptation: Adaptation, query_loss: Loss, *, chunk_size: int | 
 
     Reference: Nichol, Achiam, Schulman, On first-order meta-learning algorithms, arXiv:1803.02999 (2018).
     """
-    _check_chunk(chunk_size)
+    check_chunk(chunk_size)
     inner = _Inner(adaptation, query_loss)
 
     def whole(meta: Meta, task: Task) -> tuple[Tensor, Meta]:
@@ -75,9 +75,9 @@ def displacement(adaptation: Adaptation, query_loss: Loss, *, chunk_size: int | 
         moving = path[-1][0]
         gradient = {name: torch.zeros_like(value) for name, value in meta.init.items()}
         gradient |= {name: meta.init[name] - value.mean(0) for name, value in moving.items()}
-        return inner.judge(held, moving, task.query), Meta(gradient, _zeros(meta.rule))
+        return inner.judge(held, moving, task.query), Meta(gradient, zeros(meta.rule))
 
-    return lambda meta, task, step=0: _in_chunks(lambda part: whole(meta, part), task, chunk_size)
+    return lambda meta, task, step=0: in_chunks(lambda part: whole(meta, part), task, chunk_size)
 
 
 def implicit(
@@ -106,7 +106,7 @@ def implicit(
 
     Reference: Rajeswaran, Finn, Kakade, Levine, NeurIPS 2019.
     """
-    _check_chunk(chunk_size)
+    check_chunk(chunk_size)
     inner = _Inner(adaptation, query_loss)
 
     def curvature(held: Params, moving: Params, support: Data, direction: Params) -> Params:
@@ -141,11 +141,16 @@ def implicit(
         return torch.func.grad(along)(held)
 
     def whole(meta: Meta, task: Task) -> tuple[Tensor, Meta]:
+        if isinstance(task.support, Stream):
+            raise ValueError(
+                "implicit: the support is a Stream, whose every step has a loss of its own, so that there is no "
+                "minimum to differentiate at; give all the data to every step"
+            )
         held, path = inner.run(meta, task.support, keep=False)
         moving = path[-1][0]
         losses, d_held, residual = inner.slope(held, moving, task.query)
         square = _dot(residual, residual)
-        state = (_zeros(residual), residual, residual, square, tolerance**2 * square)
+        state = (zeros(residual), residual, residual, square, tolerance**2 * square)
         for _ in range(cg_steps):
             state = cg_step(held, moving, task.support, state)
         solution = state[0]
@@ -153,9 +158,9 @@ def implicit(
         if held:
             through = mixed(held, moving, task.support, solution)
             gradient |= {name: value - through[name] for name, value in d_held.items()}
-        return losses, Meta({name: gradient[name] for name in meta.init}, _zeros(meta.rule))
+        return losses, Meta({name: gradient[name] for name in meta.init}, zeros(meta.rule))
 
-    return lambda meta, task, step=0: _in_chunks(lambda part: whole(meta, part), task, chunk_size)
+    return lambda meta, task, step=0: in_chunks(lambda part: whole(meta, part), task, chunk_size)
 
 
 def _unrolled(adaptation: Adaptation, query_loss: Loss) -> Callable[..., tuple[Tensor, Meta]]:
@@ -190,17 +195,17 @@ def _adjoint(adaptation: Adaptation, query_loss: Loss) -> Callable[..., tuple[Te
         held, path = inner.run(meta, task.support)
         losses, d_held, d_moving = inner.slope(held, path[-1][0], task.query)
         if weights is not None:
-            d_held, d_moving = _times(weights[-1], (d_held, d_moving))
-        d_state, d_rule = _zeros(path[-1][1]), _zeros(meta.rule)
+            d_held, d_moving = times(weights[-1], (d_held, d_moving))
+        d_state, d_rule = zeros(path[-1][1]), zeros(meta.rule)
         for count in reversed(range(adaptation.steps)):
             moving, state = path[count]
             more_rule, more_held, d_moving, d_state = inner.pull(
-                meta.rule, held, moving, state, task.support, d_moving, d_state
+                meta.rule, held, moving, state, at_step(task.support, count, batched=True), d_moving, d_state
             )
-            d_rule, d_held = _plus(d_rule, more_rule), _plus(d_held, more_held)
+            d_rule, d_held = plus(d_rule, more_rule), plus(d_held, more_held)
             if weights is not None and count > 0:
                 _, judged_held, judged_moving = inner.slope(held, moving, task.query)
-                d_held, d_moving = _plus((d_held, d_moving), _times(weights[count - 1], (judged_held, judged_moving)))
+                d_held, d_moving = plus((d_held, d_moving), times(weights[count - 1], (judged_held, judged_moving)))
             path.pop()
         gradient = {**d_held, **inner.pull_start(split_fast(meta.init, adaptation.fast)[0], d_moving, d_state)}
         return losses, Meta({name: gradient[name] for name in meta.init}, d_rule)
@@ -252,23 +257,25 @@ class _Inner:
         """Return the held parameters and the (moving, state) at the start and after each step, or after the last."""
         moving, held = split_fast(meta.init, self.adaptation.fast)
         tasks = count_tasks(support)
-        path = [
-            pytree.tree_map(
-                lambda t: t.expand(tasks, *t.shape).contiguous(), (moving, self.adaptation.rule.init(moving))
-            )
-        ]
-        for _ in range(self.adaptation.steps):
-            reached = self.step(meta.rule, held, *path[-1], support)
+        path = [for_each_task((moving, self.adaptation.rule.init(moving)), tasks)]
+        for count in range(self.adaptation.steps):
+            reached = self.step(meta.rule, held, *path[-1], at_step(support, count, batched=True))
             path = [*path, reached] if keep else [reached]
         return held, path
 
 
-def _check_chunk(chunk_size: int | None) -> None:
+def for_each_task(nest: Any, tasks: int) -> Any:
+    """Return a copy of the nest for each of so many tasks, on a leading axis."""
+    return pytree.tree_map(lambda t: t.expand(tasks, *t.shape).contiguous(), nest)
+
+
+def check_chunk(chunk_size: int | None) -> None:
+    """Raise unless it is a number of tasks, or None."""
     if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size is a positive integer, or None for all tasks at once; got {chunk_size!r}")
 
 
-def _in_chunks(whole: Callable[[Task], tuple[Tensor, Meta]], task: Task, chunk_size: int | None) -> tuple[Tensor, Meta]:
+def in_chunks(whole: Callable[[Task], tuple[Tensor, Meta]], task: Task, chunk_size: int | None) -> tuple[Tensor, Meta]:
     """Return losses and gradient of the whole batch, computed chunk after chunk."""
     tasks = count_tasks(task)
     if chunk_size is None or tasks <= chunk_size:
@@ -278,20 +285,23 @@ def _in_chunks(whole: Callable[[Task], tuple[Tensor, Meta]], task: Task, chunk_s
         part = select_tasks(task, slice(first, first + chunk_size))
         some, gradient = whole(part)
         losses.append(some)
-        gradient = _times(len(some) / tasks, gradient)
-        total = gradient if total is None else _plus(total, gradient)
+        gradient = times(len(some) / tasks, gradient)
+        total = gradient if total is None else plus(total, gradient)
     return torch.cat(losses), total
 
 
-def _zeros(nest: Any) -> Any:
+def zeros(nest: Any) -> Any:
+    """Return the nest filled with zeros."""
     return pytree.tree_map(torch.zeros_like, nest)
 
 
-def _plus(a: Any, b: Any) -> Any:
+def plus(a: Any, b: Any) -> Any:
+    """Return the sum of two nests."""
     return pytree.tree_map(torch.add, a, b)
 
 
-def _times(factor: Tensor | float, nest: Any) -> Any:
+def times(factor: Tensor | float, nest: Any) -> Any:
+    """Return a multiple of a nest."""
     return pytree.tree_map(lambda t: factor * t, nest)
 
 

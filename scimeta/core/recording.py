@@ -18,7 +18,7 @@ from scimeta.core.simplify import simplify
 
 Execution = Literal["eager", "recorded", "compiled"]
 
-_execution: ContextVar[Execution] = ContextVar("execution", default="recorded")
+chosen_execution: ContextVar[Execution] = ContextVar("execution", default="recorded")
 _SMALL = 1000  # operations up to which calls from Python weigh enough to compile the calls, too
 _MOST = 16  # recordings of one function; a function that meets more shapes runs eagerly from then on
 
@@ -42,11 +42,11 @@ def execution(how: Execution) -> Iterator[None]:
     """
     if how not in get_args(Execution):
         raise ValueError(f"execution is one of {', '.join(get_args(Execution))}; got {how!r}")
-    token = _execution.set(how)
+    token = chosen_execution.set(how)
     try:
         yield
     finally:
-        _execution.reset(token)
+        chosen_execution.reset(token)
 
 
 def record(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -68,13 +68,13 @@ def record(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function, updated=())
     def run(*args: Any) -> Any:
-        how = _execution.get()
-        if how == "eager" or _inside_a_transform():
+        how = chosen_execution.get()
+        if how == "eager" or inside_a_transform():
             return function(*args)
         leaves, spec = pytree.tree_flatten(args)
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in leaves):
             return function(*args)
-        key = (how, spec, _autocast(), *map(_signature, leaves))
+        key = (how, spec, autocast_state(), *map(signature, leaves))
         try:
             replay = replays.get(key)
         except TypeError:  # a constant that cannot be a key
@@ -86,13 +86,13 @@ def record(function: Callable[..., Any]) -> Callable[..., Any]:
             replay = replays[key] = function if len(replays) >= _MOST else _replay(function, args, how)
         if replay is function:
             return function(*args)
-        with torch.no_grad(), _without_autocast():  # the casts are in the recording
+        with torch.no_grad(), without_autocast():  # the casts are in the recording
             return replay([x for x in leaves if isinstance(x, Tensor)])
 
     return run
 
 
-def _inside_a_transform() -> bool:
+def inside_a_transform() -> bool:
     """Whether torch.func, another recording or a dispatch mode is watching."""
     return (
         torch._C._functorch.peek_interpreter_stack() is not None
@@ -102,13 +102,13 @@ def _inside_a_transform() -> bool:
     )
 
 
-def _signature(leaf: Any) -> Any:
+def signature(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.is_conj(), leaf.is_neg()
     return type(leaf), repr(leaf) if isinstance(leaf, float) else leaf  # 0.0 == -0.0
 
 
-def _autocast() -> tuple:
+def autocast_state() -> tuple:
     return tuple(
         (device, torch.get_autocast_dtype(device)) for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)
     )
@@ -120,8 +120,8 @@ def _autocast_off() -> Iterator[None]:
         yield
 
 
-def _without_autocast() -> AbstractContextManager[None]:
-    return _autocast_off() if _autocast() else nullcontext()
+def without_autocast() -> AbstractContextManager[None]:
+    return _autocast_off() if autocast_state() else nullcontext()
 
 
 def _replay(function: Callable[..., Any], args: tuple, how: Execution) -> Callable[..., Any]:
@@ -145,17 +145,17 @@ def _replay(function: Callable[..., Any], args: tuple, how: Execution) -> Callab
             graph = simplify(make_fx(flat, tracing_mode=tracing, _allow_non_fake_inputs=True)(*tensors))
             break
         except Exception as error:  # torch raises all kinds here; the eager run gives the true error, or none
-            failure = _first_line(error)
+            failure = first_line(error)
     else:
         warnings.warn(f"{name} runs eagerly, since recording it failed: {failure}", stacklevel=3)
         return function
     run = graph.forward
     if how == "compiled":
-        run = _compiled(graph, tensors, name) or run
+        run = compiled_or_none(graph, tensors, name) or run
     return lambda tensors: pytree.tree_unflatten(list(run(*tensors)), result_spec[0])
 
 
-def _compiled(graph: torch.fx.GraphModule, tensors: list[Tensor], name: str) -> Callable[..., Any] | None:
+def compiled_or_none(graph: torch.fx.GraphModule, tensors: list[Tensor], name: str) -> Callable[..., Any] | None:
     """Return the graph compiled by Inductor, or None after a warning that says why not."""
     try:
         with torch.no_grad():
@@ -164,10 +164,10 @@ def _compiled(graph: torch.fx.GraphModule, tensors: list[Tensor], name: str) -> 
             run(*tensors)  # a missing C++ compiler or a kernel that does not build shows here
         return run
     except Exception as error:  # whatever the compiler meets, the recording still runs
-        warnings.warn(f"{name} runs without being compiled: {_first_line(error)}", stacklevel=4)
+        warnings.warn(f"{name} runs without being compiled: {first_line(error)}", stacklevel=4)
         return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}"

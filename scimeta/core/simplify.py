@@ -41,7 +41,7 @@ def simplify(recording: GraphModule) -> GraphModule:
     """
     graph = recording.graph
     (returned,) = (node for node in graph.nodes if node.op == "output")
-    before = _owners(graph)
+    before = memory_owners(graph)
     apart = [before.get(node, frozenset()) for node in _results(returned)]
     written = _written(graph, before)
     for _ in range(_ROUNDS):
@@ -89,14 +89,14 @@ def _computes(node: object) -> bool:
     return isinstance(node, Node) and node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
 
 
-def _arguments(node: Node) -> Iterator[tuple[Any, list[Node]]]:
+def node_arguments(node: Node) -> Iterator[tuple[Any, list[Node]]]:
     """Yield each argument of an operation's schema with the nodes that are given for it."""
     for index, argument in enumerate(node.target._schema.arguments):
         value = node.args[index] if index < len(node.args) else node.kwargs.get(argument.name)
         yield argument, [x for x in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(x, Node)]
 
 
-def _owners(graph: Graph) -> dict[Node, frozenset[Node]]:
+def memory_owners(graph: Graph) -> dict[Node, frozenset[Node]]:
     """Return, for every node, those whose memory it looks at, or may look at."""
     owners: dict[Node, frozenset[Node]] = {}
     for node in graph.nodes:
@@ -104,7 +104,7 @@ def _owners(graph: Graph) -> dict[Node, frozenset[Node]]:
         if node.op == "call_function" and node.target is operator.getitem:
             looks_at = [node.args[0]]
         elif node.op == "call_function" and isinstance(node.target, OpOverload):
-            for argument, values in _arguments(node):
+            for argument, values in node_arguments(node):
                 if argument.alias_info is not None or node.target in _RESHAPES:
                     looks_at += values
         owners[node] = frozenset().union(*(owners[value] for value in looks_at)) or frozenset([node])
@@ -116,7 +116,7 @@ def _written(graph: Graph, owners: dict[Node, frozenset[Node]]) -> set[Node]:
     changed: set[Node] = set()
     for node in graph.nodes:
         if node.op == "call_function" and isinstance(node.target, OpOverload):
-            for argument, values in _arguments(node):
+            for argument, values in node_arguments(node):
                 if argument.alias_info is not None and argument.alias_info.is_write:
                     changed = changed.union(*(owners[value] for value in values))
     return {node for node in graph.nodes if owners[node] & changed}
@@ -129,7 +129,7 @@ def _results(returned: Node) -> list[Any]:
 
 def _keep_apart(graph: Graph, returned: Node, before: list[frozenset[Node]]) -> None:
     """Copy the results that have come to share memory with an input or with each other, and did not before."""
-    owners, results = _owners(graph), _results(returned)
+    owners, results = memory_owners(graph), _results(returned)
     for index, node in enumerate(results):
         if not before[index]:
             continue  # a constant

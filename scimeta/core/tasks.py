@@ -33,6 +33,25 @@ class Task(NamedTuple):
     query: Data
 
 
+class Stream(NamedTuple):
+    """Support data of which each inner step sees a slice of its own: minibatches, or the noise of its gradient.
+
+    Inner step t sees the pair ``(held, each[t])``, which is the ``data`` that the loss then gets. With more steps than
+    slices, the slices start over.
+
+    Attributes:
+        held: what all steps see.
+        each: nest of tensors with a leading axis of steps (after the task axis, in a batch).
+
+    >>> two_halves = Stream(torch.tensor(1.0), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    >>> at_step(two_halves, 1), at_step(two_halves, 2)
+    ((tensor(1.), tensor([3., 4.])), (tensor(1.), tensor([1., 2.])))
+    """
+
+    held: Data
+    each: Data
+
+
 TaskSampler = Callable[[int, torch.Generator], Task]
 """Number of tasks, generator -> a batch of tasks."""
 
@@ -52,6 +71,20 @@ def over_tasks(function: Callable[..., Any], in_dims: Any = 0, *, chunk_size: in
     tensor([8., 8., 8.])
     """
     return torch.func.vmap(function, in_dims=in_dims, chunk_size=chunk_size)
+
+
+def at_step(support: Data, step: int, *, batched: bool = False) -> Data:
+    """Return what an inner step sees of the support: a :class:`Stream`'s slice of that step, or all of it.
+
+    Args:
+        support: of one task, or of a batch of them.
+        step: number of inner steps before this one.
+        batched: whether the support has a leading task axis.
+    """
+    if not isinstance(support, Stream):
+        return support
+    axis = int(batched)
+    return support.held, pytree.tree_map(lambda leaf: leaf.select(axis, step % leaf.shape[axis]), support.each)
 
 
 def count_tasks(batch: Data) -> int:

@@ -130,7 +130,7 @@ def _risk(
     for train, test in outer:
         given = {"groups": _safe_indexing(groups, train)} if _takes_groups(stack, groups) else {}
         with warnings.catch_warnings():
-            # Groups that a splitter ignores are one of the problems found; that a theory makes nothing of noise is right.
+            # Groups that a splitter ignores are a problem found elsewhere; theories rightly make nothing of noise.
             warnings.simplefilter("ignore", UserWarning)
             model = clone(stack).fit(_safe_indexing(X, train), y[train], **given)
         classes = getattr(model, "classes_", None)
