@@ -13,7 +13,7 @@ import scimeta
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = sorted(ROOT.glob("tutorials/*.py"))
-SECONDS = 60
+HANGS = 240  # seconds: four times the minute that a tutorial may take, for machines that are busy
 
 
 def test_there_are_tutorials() -> None:
@@ -37,7 +37,7 @@ def test_the_tutorial_holds_its_claims(tutorial: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=SECONDS,
+        timeout=HANGS,
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     assert list(tmp_path.glob("scimeta-tutorial-*/*.png")), "the tutorial writes no figure into its temporary folder"

@@ -110,7 +110,7 @@ class Law:
     def __call__(self, x: Tensor | np.ndarray | Sequence[float], **values: float | Tensor) -> Tensor:
         """Return fn(x, values): (points,), in the unit of y, from x and values in natural units."""
         self.require(values)
-        x = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x, dtype=float))
+        x = x if isinstance(x, Tensor) else torch.as_tensor(np.array(x, dtype=float))
         return self.fn(x, **{name: torch.as_tensor(values[name], dtype=x.dtype) for name in self.parameters})
 
     @property

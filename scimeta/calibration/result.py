@@ -297,7 +297,7 @@ class Calibration:
 
 def _abscissa(x: np.ndarray) -> Tensor:
     """Return x as a (points,) float64 tensor; raises ValueError where it is not finite or not flat."""
-    x = np.asarray(x, dtype=float)
+    x = np.array(x, dtype=float)  # a copy: torch warns of arrays that it must not write to
     if x.ndim != 1:
         raise ValueError(f"x has shape {x.shape}; pass a flat array, (points,)")
     if not np.isfinite(x).all():

@@ -235,3 +235,11 @@ class TestReport:
         law = Law("decay", lambda x, a: torch.exp(-a * x), {"a": Parameter("", "positive")})
         fit = Calibrator(law, Prior(law, [[0.0]], [[1.0]], 0.1)).fit_many([Curve("S", [1.0], [0.4])])[0]
         assert "correlation" not in str(fit) and fit.correlation().tolist() == [[pytest.approx(1.0)]]
+
+
+def test_an_abscissa_that_must_not_be_written_to_is_read_without_a_warning(fit, jmak):
+    """Pandas hands out such columns, and warnings are errors here."""
+    times = T.copy()
+    times.flags.writeable = False
+    np.testing.assert_array_equal(fit.predict(times), fit.predict(T))
+    assert jmak(times, k=1.0, n=2.0).shape == T.shape
