@@ -75,7 +75,8 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
             y: (n,) finite numbers.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
             groups: (n,) whose row it is, for the splitter: a new subject is predicted by models that never saw it; and
-                for the standard error that "auto" goes by.
+                for the standard error that "auto" goes by. Inside a pipeline or a search, with metadata
+                routing on, ask for them by ``set_fit_request(groups=True)``.
 
         Raises:
             ValueError: y that is not finite, more folds than rows or groups, negative weights, an unknown ``weights``,
@@ -153,7 +154,8 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
             X: n rows, of any kind that the candidates read.
             y: (n,) labels of at least two classes.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
-            groups: (n,) whose row it is, for the splitter and for the standard error that "auto" goes by.
+            groups: (n,) whose row it is, for the splitter and for the standard error that "auto" goes by. Inside a
+                pipeline or a search, with metadata routing on, ask for them by ``set_fit_request(groups=True)``.
 
         Raises:
             ValueError: as :meth:`SuperLearnerRegressor.fit`, or one class only.
