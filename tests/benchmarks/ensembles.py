@@ -9,7 +9,8 @@ is missing, dask too, is named and left out. Problems as told at the head of eac
 the issue set as a target, or measured of the same rival when it was written ("was"); after the tables all that was
 asked is printed once more, line by line. Golden numbers and scikit-learn's own checks are tests, in tests/ensembles.
 
-A full run takes about an hour on one core, half of it the tables. SCIMETA_SMOKE=1 shrinks the sizes, nothing else.
+A full run takes about half an hour on one core, a third of it the tables. SCIMETA_SMOKE=1 shrinks the sizes, and has
+dask work in one thread instead of processes; nothing else.
 """
 
 from __future__ import annotations
