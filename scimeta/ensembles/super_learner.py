@@ -27,9 +27,10 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
     Args:
         estimators: (name, candidate) pairs; "drop" in place of a candidate leaves it out.
         weights: "auto" (simplex, unless affine wins by more than one paired standard error), "discrete" (the best
-            candidate alone), "nnls" (non-negative, divided by their sum), "simplex" (non-negative, sum 1), "affine"
-            (any sign, with an intercept, near the simplex where rows are few), or a function of (Z, y, sample_weight)
-            that returns (candidates,) non-negative weights.
+            candidate alone), "nnls" (non-negative, divided by their sum; bold where nothing can be known, since tiny
+            weights are blown up), "simplex" (non-negative, sum 1), "affine" (any sign, with an intercept, near the
+            simplex where rows are few), or a function of (Z, y, sample_weight) that returns (candidates,) non-negative
+            weights.
         cv: number of folds (5 if None; whole groups if groups are given), splitter, or iterable of (train, test).
             With time-ordered folds the rows that none holds out take no part in learning the weights.
         n_jobs: of joblib; ``joblib.parallel_config`` chooses the engine ("loky", "threading", "dask", "ray").
