@@ -293,26 +293,20 @@ figure.savefig(folder / "2_map.png", dpi=150)
 # how it is turned, or how many dimensions it has.
 #
 # It learns from windows: a problem is walked for up to eighty steps without looking, then twenty steps more, and
-# through these twenty the mean of log f is differentiated by all numbers of the rule. `learn=("rule.*",)` leaves the
+# through these twenty the mean of log f is differentiated by all numbers of the rule (`landscapes.log_reduction`, log10
+# of the value over that at the start, whatever the size of the problem). `learn=("rule.*",)` leaves the
 # start alone. Ten dimensions, two problems of three noisy; losses are multiplied by factors from 1/30 to 30, so that
 # the rule meets all steepnesses.
 
 
 # %%
-def relative_loss(params: Params, data: tuple) -> Tensor:
-    """Return log10 of the value over that at the start, at most 2: what is scored, whatever the size of the problem."""
-    problem, _ = data
-    ratio = problem.value(problem.start + params["x"]) / problem.value(problem.start)
-    return (ratio.nan_to_num(nan=100.0).clamp(max=100.0) + 1e-13).log10()
-
-
 terrain = landscapes.quadratics(10, steps=WINDOW + BURN_IN, noise=(0.0, 0.0, 0.03, 0.1, 0.1, 0.3))
 car_learner = learned_optimizer(
     landscapes.loss,
     landscapes.origin(10),
     rule=controller(),
     steps=WINDOW,
-    query_loss=relative_loss,
+    query_loss=landscapes.log_reduction,
     burn_in=BURN_IN,
     growth=CAR_STEPS // 2,
     rescale=30.0,
@@ -458,7 +452,7 @@ def learned_both(family: Callable[..., TaskSampler], start: Params, steps: int) 
     """Return start and rule learned together, from a map's start and the car on."""
     outer = BOTH_STEPS * WINDOW // steps  # as much work for few inner steps as for many
     return meta_train(
-        learned_optimizer(landscapes.loss, start, rule=car, steps=steps, query_loss=relative_loss, clip=1.0),
+        learned_optimizer(landscapes.loss, start, rule=car, steps=steps, query_loss=landscapes.log_reduction, clip=1.0),
         family(steps=steps),
         steps=outer,
         tasks_per_step=32,

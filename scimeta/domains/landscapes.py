@@ -20,6 +20,8 @@ from scimeta.core.tasks import Loss, Params, Stream, Task, TaskSampler
 
 Range = tuple[float, float]
 
+_LOST, _CONVERGED = 100.0, 1e-13  # value over that at the start, beyond which nothing more is to be said
+
 
 class Quadratic(NamedTuple):
     """A bowl, f(p) = 1/2 (p - centre)' hessian (p - centre).
@@ -118,6 +120,27 @@ def loss(params: Params, data: tuple[Quadratic | CurvedRavine | Network, Tensor]
     """
     problem, noise = data
     return problem.value(problem.start + params["x"]) + (noise * params["x"]).sum()
+
+
+def log_reduction(params: Params, data: tuple[Quadratic | CurvedRavine | Network, Tensor]) -> Tensor:
+    """Return log10 of f(start + x) / f(start), between -13 and 2: judges an optimiser alike on problems of all sizes.
+
+    The bounds keep what has converged, and what is lost, from outweighing all else; beyond them the slope is zero, and
+    so it is for a problem that starts at its optimum.
+
+    Args:
+        params, data: as for :func:`loss`; the noise is left out.
+
+    >>> problem = Quadratic(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([[3.0]]))
+    >>> log_reduction({"x": torch.tensor([-0.9])}, (problem, torch.zeros(1)))
+    tensor(-2.0000)
+    """
+    (problem, _), x = data, params["x"]
+    first = problem.value(problem.start)
+    lost = ~(problem.value(problem.start + x.detach()) < _LOST * first)
+    # What is lost is judged at the start: a slope of zero through an overflow would be nan.
+    ratio = problem.value(problem.start + torch.where(lost, 0.0, x)) / torch.where(lost, 1.0, first)
+    return torch.where(lost, _LOST, ratio + _CONVERGED).log10()
 
 
 def law_loss(law: Law) -> Loss:

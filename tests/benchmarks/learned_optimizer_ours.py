@@ -20,7 +20,7 @@ from scimeta.core.inner_loop import Adaptation
 from scimeta.core.recording import record
 from scimeta.core.rule_learners import learned_optimizer
 from scimeta.core.rules import Meta
-from scimeta.core.tasks import Data, Loss, Params, Stream, TaskSampler, at_step
+from scimeta.core.tasks import Loss, Params, Stream, TaskSampler, at_step
 from scimeta.domains import landscapes
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
@@ -33,7 +33,6 @@ MEMORY = (5.0, 1000.0)  # steps
 NOISES = (0.0,) * 4 + (0.1,) * 5 + (0.01, 0.03, 0.3)
 CURVED = 0.15  # of the batches
 _SEED = 5
-_TINY, _WORST = 1e-13, 100.0
 
 
 class Ours(NamedTuple):
@@ -55,13 +54,6 @@ def weights(steps: int) -> list[float]:
     return [1 / steps] * (steps - 1) + [1 / steps + 0.5]
 
 
-def relative_loss(params: Params, data: Data) -> Tensor:
-    """Return log10 of the value over that at the start, bounded: what is scored, whatever the size of the problem."""
-    problem, _ = data
-    ratio = problem.value(problem.start + params["x"]) / problem.value(problem.start)
-    return (ratio.nan_to_num(nan=_WORST).clamp(max=_WORST) + _TINY).log10()
-
-
 def terrain(number: int, generator: torch.Generator) -> Task:
     """Return ravines with and without noise, batches of quadratics and a few of curved ones."""
     steps = WINDOW + BURN_IN
@@ -77,7 +69,7 @@ def untrained() -> tuple[MetaLearner, TaskSampler]:
         landscapes.origin(10),
         rule=controller(MEMORY),
         steps=WINDOW,
-        query_loss=relative_loss,
+        query_loss=landscapes.log_reduction,
         burn_in=BURN_IN,
         growth=GROWTH,
         rescale=30.0,
@@ -148,7 +140,7 @@ def learn_both(ours: Ours, start: Params, family: Family, steps: int) -> Meta:
         ours.adapt.rule,
         family.sampler(steps, DTYPE),
         steps,
-        relative_loss,
+        landscapes.log_reduction,
     )
 
 

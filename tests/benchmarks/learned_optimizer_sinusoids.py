@@ -22,7 +22,9 @@ from scimeta.models import networks
 SMOKE = "SCIMETA_SMOKE" in os.environ
 SHOTS, QUERIES, STEPS = 10, 100, 5
 OUTER_STEPS, TASKS = (20, 4) if SMOKE else (3000, 25)
-FIRST_STEP = 0.01  # root mean square over the weights, where start and rule begin to be learned together
+FIRST_STEPS = (0.003, 0.03) if SMOKE else (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+"""Root mean squares over the weights of the rule's first step, tuned as Adam's rate is: weights are not a ravine's
+coordinates, and no gradient tells a rule their unit."""
 VALIDATION, TEST = (8, 16) if SMOKE else (256, 512)
 RATES = (0.01, 0.1) if SMOKE else (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -46,11 +48,11 @@ def row(ours: Ours) -> dict[str, float]:
     found["map"] = judged(learner.adapt, trained.meta, unseen)
     adapt = replace(ours.adapt, loss=loss, rule=guarded(ours.adapt.rule, adam(GUARD_LR)))
     rule = {name: value.float() for name, value in ours.meta.rule.items()}
-    found["car"] = judged(adapt, Meta(params, rule), unseen)
-    small = rule | {
-        "log_step": torch.tensor(FIRST_STEP).log()
-    }  # ravines begin with steps a hundred times too long here
-    both = learn_both_on(loss, Meta(trained.meta.init, small), adapt.rule, sampler, STEPS, loss)
+    cars = [Meta(params, rule | {"log_step": torch.tensor(step).log()}) for step in FIRST_STEPS]
+    found["car"] = judged(adapt, min(cars, key=lambda meta: judged(adapt, meta, seen)), unseen)
+    starts = [meta._replace(init=trained.meta.init) for meta in cars]
+    start = min(starts, key=lambda meta: judged(adapt, meta, seen))
+    both = learn_both_on(loss, start, adapt.rule, sampler, STEPS, loss)
     found["both"] = judged(adapt, both, unseen)
     return found
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from statistics import median
 
 import torch
-from learned_optimizer_ours import WINDOW, relative_loss
+from learned_optimizer_ours import WINDOW
 from torch import Tensor
 
 from scimeta import MetaLearner, Task, over_tasks
@@ -28,7 +28,7 @@ def main() -> None:
     """Print CPU milliseconds of one outer step and each gradient's distance from ours."""
     # Neither clipped nor rescaled nor from later on, so that the plain loops stay plain; the cost is the same.
     rule, start = controller(), landscapes.origin(10)
-    learner = learned_optimizer(landscapes.loss, start, rule=rule, steps=WINDOW, query_loss=relative_loss)
+    learner = learned_optimizer(landscapes.loss, start, rule=rule, steps=WINDOW, query_loss=landscapes.log_reduction)
     task = landscapes.quadratics(steps=WINDOW)(TASKS, torch.Generator().manual_seed(0))
     ways = {
         "ours": lambda: learner.meta_gradient(learner.meta, task, 0)[1].rule,

@@ -18,6 +18,7 @@ from scimeta.domains.landscapes import (
     curved_ravines,
     law_fits,
     law_loss,
+    log_reduction,
     loss,
     networks,
     origin,
@@ -203,6 +204,24 @@ def test_values_take_leading_axes_of_points():
         for row in range(3):
             alone = type(problem)(*(part[row] for part in problem))
             assert torch.allclose(alone.value(points[1, row]), together[1, row], rtol=1e-12)
+
+
+def test_log_reduction_is_bounded_and_has_a_slope_only_in_between():
+    problem = Quadratic(torch.ones(1, dtype=DOUBLE), torch.zeros(1, dtype=DOUBLE), torch.eye(1, dtype=DOUBLE))
+    noise = torch.ones(1, dtype=DOUBLE)
+
+    def at(x: float, problem: Quadratic = problem) -> tuple[float, float]:
+        slope, value = torch.func.grad_and_value(log_reduction)(
+            {"x": torch.tensor([x], dtype=DOUBLE)}, (problem, noise)
+        )
+        return float(value), float(slope["x"])
+
+    assert at(-0.9) == pytest.approx((-2.0, 2 / 0.1 / math.log(10)), rel=1e-9)
+    assert at(-1.0) == pytest.approx((-13.0, 0.0))
+    for lost in (100.0, math.inf, math.nan):
+        assert at(lost) == pytest.approx((2.0, 0.0))
+    at_its_optimum = problem._replace(start=problem.centre)
+    assert at(0.0, at_its_optimum) == pytest.approx((2.0, 0.0)) and at(0.1, at_its_optimum)[1] == 0.0
 
 
 def test_law_fit_is_half_the_mean_square_of_the_residuals_in_deviations():
