@@ -60,11 +60,13 @@ class LearnedOptimizer(Optimizer):
     def __init__(
         self, params: Iterable[Any], rule: Rule | Trained, *, lr: float = 1.0, guard: Rule | None = None
     ) -> None:
-        if not lr > 0:
-            raise ValueError(f"LearnedOptimizer: lr is a positive number, 1 for the rule's own steps; got {lr!r}")
         self._rule = rule_of(rule, "LearnedOptimizer")
         self._guard = None if guard is None else rule_of(guard, "LearnedOptimizer, guard")
         super().__init__(params, {"lr": lr})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copy.deepcopy copies; torch's own leaves the rules out."""
+        return {**super().__getstate__(), "_rule": self._rule, "_guard": self._guard}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters; to the rule they are a problem of their own."""
@@ -190,6 +192,10 @@ class LearnedOptimizer(Optimizer):
         params = _named(group)
         if not params:
             raise ValueError("LearnedOptimizer: a parameter group is empty")
+        if not group["lr"] > 0:
+            raise ValueError(
+                f"LearnedOptimizer: lr is a positive number, 1 for the rule's own steps; got {group['lr']!r}"
+            )
         kinds = {(str(p.dtype).removeprefix("torch."), str(p.device)): name for name, p in params.items()}
         if len(kinds) > 1 or next(iter(kinds))[0] not in ("float32", "float64"):
             found = ", ".join(f"{dtype} on {device} ({name!r})" for (dtype, device), name in kinds.items())
@@ -255,7 +261,8 @@ def save_rule(rule: Rule | Trained, path: str | Path, *, kind: str, sizes: Mappi
         rule: of a kind that :func:`load_rule` knows.
         path: a .safetensors file, replaced if it is there.
         kind: the name of the function that made the rule: "coordinate_lstm", "coordinate_mlp" or "controller".
-        sizes: the arguments that it was called with (numbers, texts, sequences of them; no generator).
+        sizes: the arguments that it was called with (numbers, texts, sequences of them; no generator). Those that
+            change no parameter's shape, such as the lengths of a controller's ``memory``, are taken at your word.
 
     Raises:
         ValueError: an unknown kind, or one that has parameters of other names or shapes with these sizes.

@@ -173,6 +173,15 @@ class TestSteps:
         assert all(a.equal(b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
+class TestCopies:
+    def test_a_deep_copy_goes_on_alike(self):
+        model = network()
+        optimizer = LearnedOptimizer(model.parameters(), cell(), guard=sgd(0.1))
+        train(model, optimizer, 2)
+        again, other = copy.deepcopy((model, optimizer))
+        assert train(model, optimizer, 3) == train(again, other, 3)
+
+
 class TestGroups:
     def test_each_group_is_a_problem_of_its_own(self):
         model = network()
@@ -405,6 +414,8 @@ class TestArguments:
     def test_the_part_of_a_step_is_positive(self, lr):
         with pytest.raises(ValueError, match="lr is a positive number"):
             LearnedOptimizer(network().parameters(), cell(), lr=lr)
+        with pytest.raises(ValueError, match="lr is a positive number"):
+            LearnedOptimizer([{"params": network().parameters(), "lr": lr}], cell())
 
 
 class TestFiles:

@@ -411,11 +411,12 @@ figure.savefig(folder / "4_curves.png", dpi=150)
 
 # %% [markdown]
 # In the noise of ten dimensions the car is ahead of the Adam that was tuned for twenty steps, if not by much: the noise
-# is what both are up against. Adam tuned for a hundred passes it on the last stretch, and in a thousand, ten times what
-# the car was trained for, the car loses clearly. It does not run away, with or without guard, but it has
-# never seen what lies so far out, and comes to rest. Train for the horizon that you need.
+# is what both are up against. Adam tuned for a hundred steps, whose rate falls to zero at the last of them, draws level
+# there; the car, which knows of no last step, is ahead all the way. In a thousand, ten times what it was trained for,
+# the car loses clearly. It does not run away, with or without guard, but it has never seen what lies so far out, and
+# comes to rest. Train for the horizon that you need.
 #
-# Without noise it is ahead of Adam by almost two orders of magnitude at twenty steps. And then there is the grey line.
+# Without noise it is ahead of Adam by more than an order of magnitude at twenty steps. And then there is the grey line.
 # Conjugate gradients, of 1952, solve a clean quadratic in ten dimensions in ten steps, to the last digit. Nobody should
 # learn an optimiser for clean quadratics.
 #
@@ -433,7 +434,8 @@ for name, rule in {"bare": car, "guarded": guarded(car, adam(0.02))}.items():
 print(f"{TEST} small networks after {SOME} steps\n{pd.DataFrame(lost).T.round(3)}")
 
 # %% [markdown]
-# Bare, one network in five ends above where it began. Under the guard none does, and in the mean they end lower.
+# Bare, one network in five ends above where it began. Under the guard one in 256 does (a step is judged by the gradient
+# after it, so that the last one has not been judged yet), and in the mean they end lower.
 #
 # ## Map and car in one table
 #
@@ -495,14 +497,14 @@ print(f"ravines without noise, conjugate gradients: {curves['clean', 'conjugate 
 # %% [markdown]
 # Lower is better. What the rows say:
 #
-# - *Smooth and similar*: the map is ahead of the car by three orders of magnitude. The car has to cross the land,
+# - *Smooth and similar*: the map is ahead of the car by four orders of magnitude. The car has to cross the land,
 #   however well it drives. With both, it starts next door, and drives better than SGD, too: three orders more.
 # - *Ravines with noise, of unknown steepness*: the car. There is no place to start from that all have in common, and no
 #   step size either. Adam is not far behind.
 # - *The same, but of one known scale*: a tie. Where the scale is known, twenty learned step sizes are all that noise
 #   lets one use, and a rule that watches its gradients gains nothing by it.
-# - *Ravines without noise*: the car ahead of the map by three orders of magnitude, and of Adam by two; conjugate
-#   gradients ahead of all by twenty more.
+# - *Ravines without noise*: the car ahead of the map by more than two orders of magnitude, and of Adam by one;
+#   conjugate gradients ahead of all by twenty more.
 #
 # Both together are never behind either by more than hundredths. So ask of your terrain: do the solutions lie near each
 # other? Draw a map. Do the shapes and units differ, while one way of moving would suit them all? Build a car. If
@@ -587,7 +589,7 @@ assert abs(ends["far", "car, guarded"] - ends["far", "car"]) < 0.1 and ends["far
 lead = {where: ends[where, f"Adam for {WINDOW}"] - float(curves[where, "car"][WINDOW]) for where in ("noisy", "clean")}
 assert lead["noisy"] > (-0.2 if SMOKE else 0.0) and lead["clean"] > (-0.5 if SMOKE else 1.0)
 bare, safe = (lost[name]["share above the start"] for name in ("bare", "guarded"))
-assert safe < bare and safe <= (0.1 if SMOKE else 0.0)
+assert safe < bare and safe <= (0.1 if SMOKE else 0.01)
 smooth, rough = (terrains.loc[name] for name in list(TERRAINS)[:2])
 assert smooth["map + SGD"] < smooth["car"] - 2 and smooth["both"] < smooth["map + SGD"] - 0.3
 assert rough["car"] < rough["map + SGD"] - 0.4
@@ -596,7 +598,7 @@ best_adam = min(errors[-1] for name, errors in fits.items() if "Adam" in name)
 assert fits["car"][WINDOW] > 1 and fits["car, guarded"][-1] < 0.1 * fits["car, guarded"][0]
 assert best_adam < 0.5 * fits["car, guarded"][-1]
 if not SMOKE:  # a car that was trained long enough
-    assert ends["noisy", f"Adam for {HORIZON}"] < ends["noisy", "car"] - 0.03
+    assert abs(ends["noisy", f"Adam for {HORIZON}"] - ends["noisy", "car"]) < 0.05
     tie, exact = (terrains.loc[name] for name in list(TERRAINS)[2:])
     assert rough["car"] < rough["tuned Adam"] - 0.02 and abs(tie["car"] - tie["map + SGD"]) < 0.1
     assert exact["car"] < min(exact["map + SGD"] - 2.5, exact["tuned Adam"] - 1.0)

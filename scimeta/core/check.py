@@ -82,7 +82,8 @@ def check_meta_gradient(
 
     Raises:
         TypeError, ValueError: what the door finds wrong with the loss or the batch; a learner by evolution, whose
-            gradient is a random estimate, that only the mean of many draws could be compared with.
+            gradient is a random estimate, that only the mean of many draws could be compared with; one with ``clip``,
+            whose gradient is no derivative.
 
     >>> from scimeta.core.learners import maml
     >>> def cubic(params, x):
@@ -95,6 +96,10 @@ def check_meta_gradient(
         raise ValueError(
             "check_meta_gradient: evolution gives a random estimate; compare the mean of many draws (other seeds) with "
             "the gradient of a learned_optimizer without burn-in"
+        )
+    if learner.estimate == "clipped":
+        raise ValueError(
+            "check_meta_gradient: derivatives are clipped on their way back; check the learner without clip"
         )
     meta, task = pytree.tree_map(_double, (learner.meta, Task(*task)))
     learner = learner._replace(meta=meta)

@@ -11,12 +11,13 @@ from torch import Tensor
 from scimeta.core.learned_rule import (
     check_learned,
     check_state,
-    inverse_size,
+    in_units,
     joined,
     lstm_cell,
     lstm_start,
     split_like,
 )
+from scimeta.core.recording import without_autocast
 from scimeta.core.rules import Rule
 from scimeta.core.tasks import Params
 
@@ -109,14 +110,15 @@ def controller(
     def update(learned: Params, grads: Params, way: _Way, params: Params) -> tuple[Params, _Way]:
         check_learned("controller", learned, made)
         x, g = joined(params, params), joined(grads, params)
-        check_state("controller", way.points.shape[-1], len(x))
+        check_state("controller", way, _Way, points=(pairs, len(x)), hidden=(hidden,))
         learned = {name: value.to(x.dtype) for name, value in learned.items()}
         shares, eye = (value.to(x) for value in fixed)
-        basis, squares, way = _remember(shares, g, x, learned["log_step"], way)
-        features, basis, longest = _look(basis, squares, eye, way)
-        out, after, cell = lstm_cell(learned, features, way.hidden, way.cell)
-        weights, change, ridge = out.split([len(basis), 1, 1])
-        move = weights @ basis  # (elements,)
+        with without_autocast():  # half precision would leave nothing of the differences that the fit rests on
+            basis, squares, way = _remember(shares, g, x, learned["log_step"], way)
+            features, basis, longest = _look(basis, squares, eye, way)
+            out, after, cell = lstm_cell(learned, features, way.hidden, way.cell)
+            weights, change, ridge = out.split([len(basis), 1, 1])
+            move = weights @ basis  # (elements,)
         move = move * (1 + (move * move).sum() / (longest + _LEAST)).rsqrt()
         change = 2 * torch.tanh(change[0]) * _SLOWING / (_SLOWING + way.count)
         log_rate, ridge = way.log_rate + change, (_LOG_RIDGE + 3 * ridge[0]).clamp(-12.0, 5.0)
@@ -129,8 +131,7 @@ def controller(
 def _remember(shares: Tensor, g: Tensor, x: Tensor, log_step: Tensor, way: _Way) -> tuple[Tensor, Tensor, _Way]:
     """Return (directions, elements) of g, each s and each y; mean squares / g^2; and the way with this point in it."""
     started = way.unit > 0
-    unit = torch.where(started, way.unit, inverse_size(g))
-    g = unit * g
+    g, unit = in_units(g, way.unit)
     rate = torch.where(started, way.log_rate, log_step)
     share = torch.maximum(shares, _FORGETTING / (way.count + _FORGETTING))  # (pairs,) of this point in each mean
     # The first pair is the last step itself; the others are taken to the mean that has this point in it. No step lies

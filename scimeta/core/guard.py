@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from scimeta.core.learned_rule import check_state, joined, split_like
+from scimeta.core.learned_rule import check_state, in_units, joined, split_like
 from scimeta.core.rules import Rule
 from scimeta.core.tasks import Params
 
@@ -28,6 +28,7 @@ class _Watch(NamedTuple):
     started: Tensor  # () 0 before the first finite gradient, then 1
     point: Tensor  # (elements,) the last one that was accepted
     grad: Tensor  # (elements,) the gradient there
+    unit: Tensor  # () 1 / root mean square of the first gradient that was not zero, 0 before; the judge's unit
     safe: Tensor  # (elements,) the fallback's step from there
     own: Tensor  # () 1 where the step that is judged is the rule's, 0 where it is the fallback's
     part: Tensor  # () of the fallback's step that is taken
@@ -55,11 +56,14 @@ def guarded(rule: Rule, fallback: Rule) -> Rule:
     length of the first gradient, never passes it, and grows slowly, so that a diverging path is not taken for noise.
     What the guard cannot see is what noise hides: below that level the loss may rise.
 
+    To a meta-gradient, what the guard finds is a constant: which steps are taken back, and how long others may be.
+
     Args:
         rule: what is guarded; its parameters stay learnable.
         fallback: a classical rule. It sees every accepted gradient, so that its averages are up to date.
 
     Raises:
+        TypeError: one of the two is no rule.
         ValueError: the fallback has learnable parameters.
 
     Reference: Zhang and Hager, SIAM J. Optim. 14, 1043 (2004) (non-monotone descent); Heaton, Chen, Wang, Yin,
@@ -73,6 +77,9 @@ def guarded(rule: Rule, fallback: Rule) -> Rule:
     >>> bool(abs(state.point[0]) < 1)
     True
     """
+    if not (isinstance(rule, Rule) and isinstance(fallback, Rule)):
+        kinds = f"{type(rule).__name__} and {type(fallback).__name__}"
+        raise TypeError(f"guarded: rule and fallback are Rules, such as controller() and momentum(0.01); got {kinds}")
     if fallback.params:
         raise ValueError(
             "guarded: fallback is a classical rule, such as momentum(0.01); this one has learnable parameters: "
@@ -83,13 +90,15 @@ def guarded(rule: Rule, fallback: Rule) -> Rule:
         x = joined(params, params)
         zero, one, none = x.new_zeros(()), x.new_ones(()), torch.zeros_like(x)
         most = zero + torch.finfo(x.dtype).max
-        start = _Watch(zero, x, none, none, one, one, most, zero, zero, zero, zero, (), ())
+        start = _Watch(zero, x, none, zero, none, one, one, most, zero, zero, zero, zero, (), ())
         return start._replace(rule=rule.init(params), fallback=fallback.init(params))
 
     def update(learned: Params, grads: Params, watch: _Watch, params: Params) -> tuple[Params, _Watch]:
         x, g = joined(params, params), joined(grads, params)
-        check_state("guarded", len(watch.point), len(x))
-        good, taken, kept = _judge(x.detach(), g.detach(), watch)
+        check_state("guarded", watch, _Watch, point=(len(x),))
+        # What the judge finds is a constant on the way back, on which a zero would often meet an infinity.
+        good, taken, kept = _judge(*pytree.tree_map(Tensor.detach, (x, g, watch)))
+        kept = kept._replace(**{name: getattr(watch, name) for name in ("point", "grad", "safe", "rule", "fallback")})
         # What is rejected is kept out of the rules: they see the last good point again, and this is forgotten.
         x, g = torch.where(good, x, watch.point), torch.where(good, g, watch.grad)
         params, grads = split_like(params, x), split_like(params, g)
@@ -108,30 +117,34 @@ def guarded(rule: Rule, fallback: Rule) -> Rule:
 def _judge(x: Tensor, g: Tensor, watch: _Watch) -> tuple[Tensor, _Watch, _Watch]:
     """Return whether the step to x is accepted, and what the watch knows if it is and if it is not."""
     started, count = watch.started > 0, len(x)
-    step, change = x - watch.point, g - watch.grad
-    square, bend, downhill = (step * step).sum(), (change * step).sum(), -(watch.grad * step).sum()
+    finite, (g, unit) = torch.isfinite(g).all(), in_units(g, watch.unit)
+    before, _ = in_units(watch.grad, unit)
+    step, change = x - watch.point, g - before
+    square, bend, downhill = (step * step).sum(), (change * step).sum(), -(before * step).sum()
     length = _length(step)
     rise = 0.5 * bend - downhill
     travelled = watch.travelled + square
     # Two gradients' noise along the step, from that of their difference over all elements.
     noise = 0.5 * watch.level.sqrt() * travelled.sqrt() / min(count, _INDEPENDENT) ** 0.5
     held = torch.isfinite(rise) & torch.isfinite(travelled)  # a step so long that it cannot be judged is no good one
-    good = torch.isfinite(g).all() & (~started | (held & (rise <= watch.slack + _SIGNIFICANCE * noise)))
+    lower = held & (rise <= watch.slack + _SIGNIFICANCE * noise)
+    good = finite & (~started | lower | (square == 0))  # where nothing moved there is nothing to take back
     across = (change * change).sum() - (bend * bend / square.clamp(min=1e-30) if count > 1 else 0.0)
     first = torch.where(started, watch.first, (g * g).sum())
     level = torch.minimum(_RISE * watch.level, watch.level + _FALL * (across - watch.level))
     taken = watch._replace(
         started=torch.ones_like(watch.started),
+        unit=unit,
         own=torch.ones_like(watch.own),
         part=(_LONGER * watch.part).clamp(max=1.0),
         longest=torch.maximum(watch.longest, _LONGER * length).clamp(max=torch.finfo(x.dtype).max),
         slack=torch.where(started, _MEMORY * (watch.slack - torch.maximum(rise, _CREDIT * rise)), 0.0),
         travelled=torch.where(started, _MEMORY**2 * travelled, 0.0),
-        level=torch.where(started, torch.minimum(level, first).clamp(min=0), first),
+        level=torch.where(started, torch.fmin(level, first).clamp(min=0), first),
         first=first,
     )
     least = watch.part * _length(watch.safe)
-    shorter = torch.where(held, length * (downhill / bend).clamp(_SHORTEST, _SHORTER), 0.0)
+    shorter = torch.where(held, length * (downhill / bend).nan_to_num(0.0).clamp(_SHORTEST, _SHORTER), 0.0)
     kept = watch._replace(
         own=torch.zeros_like(watch.own),
         part=torch.where(watch.own > 0, watch.part, _SHORTER * watch.part),
@@ -143,7 +156,9 @@ def _judge(x: Tensor, g: Tensor, watch: _Watch) -> tuple[Tensor, _Watch, _Watch]
 
 def _length(step: Tensor) -> Tensor:
     """Return the length of a step, also where its square is too large or small to hold."""
-    largest = step.detach().abs().amax().clamp(min=torch.finfo(step.dtype).tiny)  # cancels
+    if not len(step):
+        return step.sum()
+    largest = step.detach().abs().amax().clamp(min=1e6 * torch.finfo(step.dtype).tiny)  # cancels
     return largest * ((step / largest) ** 2).sum().clamp(min=1e-12).sqrt()
 
 

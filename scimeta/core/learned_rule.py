@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from scimeta.core.tasks import Params
 _DECAYS = (0.5, 0.9, 0.99)  # of the running means of g
 _SQUARE_DECAYS = (0.9, 0.99)  # of those of g^2
 _TINY = 1e-12  # added to squared gradients, in units of the first one's mean square
+_LARGEST = 1e12  # root mean square of a gradient, in that unit; float32 holds no squares of much larger ones
 _INPUTS = 3 + len(_DECAYS) + len(_SQUARE_DECAYS) + 2
 
 
@@ -127,20 +128,38 @@ def split_like(params: Params, flat: Tensor) -> Params:
     return {n: piece.reshape(p.shape).to(p.dtype) for (n, p), piece in zip(params.items(), pieces, strict=True)}
 
 
-def inverse_size(g: Tensor) -> Tensor:
+def _inverse_size(g: Tensor) -> Tensor:
     """Return 1 / root mean square, or 0 where all is zero; nothing very large or small is squared."""
+    if not len(g):
+        return g.sum()
     largest = g.detach().abs().amax()  # cancels, so that it needs no derivative
-    some = largest.clamp(min=torch.finfo(g.dtype).tiny)
+    some = largest.clamp(min=1e6 * torch.finfo(g.dtype).tiny)  # so that what is returned can be held
     g = g / some
     return torch.where(largest > 0, (g * g).mean().clamp(min=1e-12).rsqrt() / some, largest)
 
 
-def check_state(rule: str, made_for: int, elements: int) -> None:
-    """Raise where a state that was made for so many elements meets another number of them."""
-    if made_for != elements:
+def in_units(g: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Return g in units of the first gradient that was not zero, shortened where it is far larger; and 1 / that unit.
+
+    Args:
+        g: (elements,).
+        unit: () 1 / root mean square of that first gradient; 0 before.
+    """
+    now = _inverse_size(g)
+    unit = torch.where(unit > 0, unit, now)
+    return torch.minimum(unit, torch.where(now > 0, _LARGEST * now, unit)) * g, unit
+
+
+def check_state(rule: str, state: Any, kind: type, **shapes: tuple[int, ...]) -> None:
+    """Raise where a rule's state is not of its kind, or these tensors of it not of these shapes."""
+    if not isinstance(state, kind):
+        raise ValueError(f"{rule}: the state is another rule's ({type(state).__name__}); begin with init(params)")
+    made = {name: tuple(getattr(state, name).shape) for name in shapes}
+    if made != shapes:
+        came, expected = (", ".join(f"{n} {shape}" for n, shape in each.items()) for each in (made, shapes))
         raise ValueError(
-            f"{rule}: the state was made for {made_for} elements, the parameters have {elements}; "
-            "begin with init(params)"
+            f"{rule}: the state was made for other parameters, or by a rule of another size. Expected {expected}; got "
+            f"{came}. Begin with init(params)"
         )
 
 
@@ -168,7 +187,7 @@ def _coordinate_rule(name: str, start: Params, hidden: int, network: Callable[..
     def update(learned: Params, grads: Params, state: _Elements, params: Params) -> tuple[Params, _Elements]:
         check_learned(name, learned, start)
         x, g = joined(params, params), joined(grads, params)
-        check_state(name, state.means.shape[-1], len(x))
+        check_state(name, state, _Elements, means=(len(_DECAYS), len(x)), hidden=(len(x), hidden))
         learned = {key: value.to(x.dtype) for key, value in learned.items()}
         inputs, adam, state = _element_inputs(g, state)
         out, after, cell = network(learned, inputs, state.hidden, state.cell)
@@ -181,8 +200,7 @@ def _coordinate_rule(name: str, start: Params, hidden: int, network: Callable[..
 
 def _element_inputs(g: Tensor, state: _Elements) -> tuple[Tensor, Tensor, _Elements]:
     """Return (elements, inputs) of the network, Adam's direction (elements,) and the state with this gradient in it."""
-    unit = torch.where(state.unit > 0, state.unit, inverse_size(g))
-    g = unit * g
+    g, unit = in_units(g, state.unit)
     decays, square_decays = g.new_tensor(_DECAYS)[:, None], g.new_tensor(_SQUARE_DECAYS)[:, None]
     count = state.count + (unit > 0).to(g)
     means = decays * state.means + (1 - decays) * g

@@ -27,7 +27,8 @@ class MetaLearner(NamedTuple):
         query_loss: scalar loss of one task that judges the adapted parameters.
         estimate: what the meta-gradient is: the "exact" derivative of the query loss after the inner loop; its
             "first_order" part; a "displacement"; "implicit", exact where the inner loop has converged; "truncated",
-            exact where the window begins at the start, else without what came before it; or an unbiased "evolution".
+            exact where the window begins at the start, else without what came before it; "clipped", the same with long
+            derivatives shortened on the way; or an unbiased "evolution".
         step_weights: outer steps done -> weights of the query loss after each inner step; None judges the last alone.
         truncation: where in the inner loop the judged steps lie; None for at its start.
     """
@@ -37,7 +38,7 @@ class MetaLearner(NamedTuple):
     adapt: Adaptation
     meta_gradient: MetaGradient
     query_loss: Loss
-    estimate: Literal["exact", "first_order", "displacement", "implicit", "truncated", "evolution"] = "exact"
+    estimate: Literal["exact", "first_order", "displacement", "implicit", "truncated", "clipped", "evolution"] = "exact"
     step_weights: StepWeights | None = None
     truncation: Truncation | None = None
 

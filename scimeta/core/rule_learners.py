@@ -45,17 +45,18 @@ def learned_optimizer(
         steps: inner steps of the window.
         query_loss: judges the parameters after each step; None for ``loss``. Where the sizes of the tasks' losses
             differ, their logarithm gives each its say.
-        burn_in: the most steps before the window, run without gradient; their number is drawn log-uniformly from 0, a
-            new one for each outer step. A Stream should have ``burn_in + steps`` slices.
+        burn_in: the most steps before the window, run without gradient; their number is drawn evenly from 0, a new
+            one for each outer step. A Stream should have ``burn_in + steps`` slices.
         growth: outer steps over which the most grows from 0 to ``burn_in``.
         rescale: each task's inner loss is multiplied by a factor drawn log-uniformly from 1 / rescale to rescale, so
             that the rule meets all steepnesses; the query loss is not.
         weights: of the query loss after each step of the window; None for their mean.
         clip: the norm down to which, on the way back through the window, each task's derivative by its parameters is
-            scaled at every step where it is larger, so that no task outweighs all others. None leaves the derivative
-            exact.
+            scaled at every step where it is larger, so that no task outweighs all others; a task whose derivative is
+            not finite is left out. None leaves the derivative exact.
         fast: names or patterns of the parameters that the inner loop moves.
-        seed: of the draws, which depend on it and the outer step alone: a run that is resumed draws the same.
+        seed: of the draws, which depend on it and the outer step alone: a run that is resumed draws the same. Of
+            several processes, each draws factors of its own.
         chunk_size: tasks held in memory at once; None for all.
 
     Raises:
@@ -79,7 +80,8 @@ def learned_optimizer(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is a positive number, or None; got {clip!r}")
     gradient = through_window(adapt, judge, truncation, weights=each, clip=clip, chunk_size=chunk_size)
-    return MetaLearner("learned optimiser", meta, adapt, gradient, judge, "truncated", lambda step: each, truncation)
+    estimate = "truncated" if clip is None else "clipped"
+    return MetaLearner("learned optimiser", meta, adapt, gradient, judge, estimate, lambda step: each, truncation)
 
 
 def evolved_optimizer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ class Truncation(NamedTuple):
     """Where an outer step's window begins and how its problems are scaled, drawn from the step's number alone.
 
     Attributes:
-        burn_in: the most inner steps before the window; their number is drawn log-uniformly, none being likeliest.
+        burn_in: the most inner steps before the window; their number is drawn evenly from 0 to it.
         growth: outer steps over which the most grows from 0 to ``burn_in``; 0 for all of it from the beginning.
         rescale: the inner loss of each task is multiplied by a factor, log-uniform from 1 / rescale to rescale.
         seed: of the draws.
@@ -41,7 +40,7 @@ class Truncation(NamedTuple):
         0
         """
         most = self.burn_in if step >= self.growth else self.burn_in * step // self.growth
-        return math.floor((most + 2) ** random.Random(f"{self.seed} {step}").random()) - 1
+        return int((most + 1) * random.Random(f"{self.seed} {step}").random())
 
     def factors(self, step: int, tasks: int, like: Tensor) -> Tensor:
         """Return (tasks,) factors of the inner losses, on the device and of the type of a tensor."""
@@ -77,7 +76,8 @@ def through_window(
         truncation: where the window lies.
         weights: (steps,) of the query loss after each step; None for a mean.
         clip: the norm down to which, on the way back, each task's derivative by its fast parameters is scaled where it
-            is larger, at every step. What is not finite is left out.
+            is larger, at every step. What is not finite is left out, and with it, where the rule's derivative would not
+            be finite either, the whole task.
         chunk_size: tasks held in memory at once; None for all.
 
     Reference: Metz, Maheswaranathan, Nixon, Freeman, Sohl-Dickstein, ICML 2019 (random truncations).
@@ -97,6 +97,7 @@ def through_window(
 
     each = torch.full((adaptation.steps,), 1 / adaptation.steps) if weights is None else weights
     linearized, plain, first = record_pull(window_step), record(burn_in_step), adaptation.rule.init
+    clipped = record(_clipped)
 
     def whole(meta: Meta, task: Task, burn_in: int) -> tuple[Tensor, Meta]:
         fast, held = split_fast(meta.init, adaptation.fast)
@@ -116,7 +117,7 @@ def through_window(
             *more, d_moving, d_state = pull((*slope, slopes))
             learned, slope = plus(learned, tuple(more)), (d_moving, d_state)
             if clip is not None:
-                slope = _clipped(*slope, torch.full_like(losses, clip / len(losses)))
+                slope = clipped(*slope, torch.full_like(losses, clip / len(losses)))
         d_moving, d_state = slope
         d_fast = zeros(fast)
         if not burn_in:
@@ -130,7 +131,17 @@ def through_window(
         burn_in = truncation.length(step)
         like = next(iter(meta.init.values()))
         factors = truncation.factors(step, count_tasks(task), like) if truncation.rescale != 1 else ()
-        return in_chunks(lambda part: whole(meta, part, burn_in), Task((factors, task.support), task.query), chunk_size)
+
+        def sound(part: Task) -> tuple[Tensor, Meta]:
+            losses, gradient = whole(meta, part, burn_in)
+            if clip is None or torch.stack([leaf.isfinite().all() for leaf in pytree.tree_leaves(gradient)]).all():
+                return losses, gradient
+            # Some task's derivative is not finite. Halves tell which, and it counts as zero.
+            if len(losses) == 1:
+                return losses, zeros(gradient)
+            return in_chunks(sound, part, (len(losses) + 1) // 2)
+
+        return in_chunks(sound, Task((factors, task.support), task.query), chunk_size)
 
     return meta_gradient
 
@@ -152,7 +163,6 @@ def scaled_step(adaptation: Adaptation) -> Callable[..., tuple[Params, Any]]:
     return step
 
 
-@record
 def _clipped(d_moving: Params, d_state: Any, most: Tensor) -> tuple[Params, Any]:
     """Return the slopes, those by the fast parameters scaled where a task's are longer than (tasks,) most."""
 

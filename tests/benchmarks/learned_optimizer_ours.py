@@ -24,14 +24,14 @@ from scimeta.core.tasks import Loss, Params, Stream, TaskSampler, at_step
 from scimeta.domains import landscapes
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
-WINDOW, BURN_IN, TASKS = 20, 300, 64
-OUTER_STEPS, GROWTH = (5, 5) if SMOKE else (600, 200)
-LR = 3e-3
+WINDOW, BURN_IN, TASKS = 20, 130, 128
+OUTER_STEPS, GROWTH = (5, 5) if SMOKE else (400, 300)
+LR = 4e-3
 GUARD_LR = 0.02  # of the Adam that a guard falls back to
-BOTH_STEPS, BOTH_LR = (2, 1e-3) if SMOKE else (300, 1e-3)
+BOTH_STEPS, BOTH_TASKS, BOTH_LR = (2, 8, 1e-3) if SMOKE else (300, 64, 1e-3)
 MEMORY = (5.0, 1000.0)  # steps
-NOISES = (0.0,) * 4 + (0.1,) * 5 + (0.01, 0.03, 0.3)
-CURVED = 0.15  # of the batches
+NOISES = (0.0,) * 2 + (0.1,) * 6 + (0.03, 0.3)
+CURVED = 0.12  # of the batches
 _SEED = 5
 
 
@@ -167,7 +167,7 @@ def learn_both_on(loss: Loss, meta: Meta, rule: Rule, sampler: TaskSampler, step
         learner,
         sampler,
         steps=BOTH_STEPS,
-        tasks_per_step=TASKS,
+        tasks_per_step=BOTH_TASKS,
         lr=BOTH_LR,
         scheduler=partial(CosineAnnealingLR, T_max=BOTH_STEPS),
         clip_norm=1.0,

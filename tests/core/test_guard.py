@@ -148,12 +148,72 @@ def test_a_problem_at_its_optimum_stays_there() -> None:
     close(params["x"], torch.ones(3))
 
 
+def test_a_step_that_moves_nothing_is_never_taken_back() -> None:
+    # A rise that noise excuses, then no step at all and less noise: the debt of the rise must not count against that.
+    rule, x = guarded(stepping(lambda g, count: torch.where(count == 0, 0.5, 0.0) * g), sgd(0.0)), torch.ones(1)
+    params, state = {"x": x}, rule.init({"x": x})
+    for g in (1.0, *[0.5] * 15):
+        params, state = rule.update({}, {"x": torch.full((1,), g)}, state, params)
+        assert state.own == 1 and torch.isfinite(state.longest)
+    close(params["x"], torch.full((1,), 1.5))
+
+
+def test_where_both_slopes_are_zero_the_next_step_has_a_finite_length() -> None:
+    # Up, excused by noise; then along where it is level, while nothing excuses any more.
+    along = torch.tensor([0.0, 0.0, 1e-3])
+    steps = (torch.tensor([0.5, 0.0, 0.0]), along, along, along, along)
+    rule = guarded(stepping(lambda g, count: steps[int(count)]), sgd(0.0))
+    params = {"x": torch.ones(3)}
+    state, own = rule.init(params), []
+    for g in ((1.0, 0.0, 0.0), (0.5, 0.0, 0.0), (0.5, 0.0, 0.0), (0.5, 0.0, 0.0), (0.5, 0.0, 0.0)):
+        params, state = rule.update({}, {"x": torch.tensor(g)}, state, params)
+        assert torch.isfinite(state.longest) and torch.isfinite(params["x"]).all()
+        own.append(state.own.item())
+    assert 0.0 in own  # a step was taken back
+
+
+@pytest.mark.parametrize("factor", [1e-25, 1e25])
+@pytest.mark.parametrize("misled", ["huge steps", "uphill", "growing steps", "nan now and then"])
+def test_gradients_whose_squares_float32_cannot_hold_are_judged_alike(misled: str, factor: float) -> None:
+    def reached(scale: float) -> Tensor:
+        def update(_: Params, g: Params, state: Tensor, x: Params) -> tuple[Params, Tensor]:
+            # The steps are those of the loss without the factor.
+            return MISLED[misled].update({}, {"x": g["x"].double() / scale}, state, x)
+
+        rule, params = guarded(MISLED[misled]._replace(update=update), sgd(0.01 / scale)), {"x": torch.ones(5)}
+        state = rule.init(params)
+        for _ in range(40):
+            params, state = rule.update({}, {"x": scale * CURVATURES.float() * params["x"]}, state, params)
+        return state.point
+
+    close(reached(factor), reached(1.0), 1e-3)
+    assert reached(factor).norm() < 5**0.5
+
+
 def test_a_state_of_another_size_and_a_learned_fallback_are_refused() -> None:
     rule, params = guarded(sgd(0.1), sgd(0.1)), {"x": torch.ones(3)}
-    with pytest.raises(ValueError, match="guarded: the state was made for 5 elements, the parameters have 3"):
+    with pytest.raises(ValueError, match=r"guarded: the state was made for .* Expected point \(3,\); got point \(5,\)"):
         rule.update({}, params, rule.init({"x": torch.ones(5)}), params)
+    with pytest.raises(ValueError, match=r"guarded: the state is another rule's \(Tensor\)"):
+        rule.update({}, params, torch.zeros(()), params)
     with pytest.raises(ValueError, match=r"guarded: fallback is a classical rule, .* log_step"):
         guarded(sgd(0.1), coordinate_mlp(4))
+    with pytest.raises(TypeError, match=r"guarded: rule and fallback are Rules, .* got Rule and float"):
+        guarded(sgd(0.1), 0.1)
+
+
+@pytest.mark.parametrize("clip", [None, 1e6])
+def test_the_start_has_the_same_meta_gradient_with_and_without_a_guard_that_does_nothing(clip: float | None) -> None:
+    def loss(params: Params, centre: Tensor) -> Tensor:
+        return ((params["x"] - centre) ** 2).sum()
+
+    centre, found = normal(3, 4, seed=6), []
+    for rule in (controller(hidden=3, step=0.05), guarded(controller(hidden=3, step=0.05), sgd(0.1))):
+        learner = learned_optimizer(loss, {"x": normal(4, seed=5)}, rule=rule, steps=5, clip=clip)
+        with execution("eager"):
+            found.append(learner.meta_gradient(learner.meta, Task(centre, centre), 0)[1])
+    close(*found, 1e-9)
+    assert (found[0].init["x"] != 0).all()
 
 
 def test_the_meta_gradient_goes_through_the_guard_past_steps_that_were_taken_back() -> None:

@@ -91,6 +91,35 @@ def test_gradients_whose_squares_float32_cannot_hold_give_the_same_steps(kind: s
 
 
 @kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "sizes", [(1e-40, 1e-40, 1e-40), (0.0, 1e-42, 1.0, 1.0), (1e-20, 1.0, 0.5), (1e-30, 1e5, 1.0), (1.0, 1e25, 1e30)]
+)
+def test_a_first_gradient_next_to_nothing_does_not_make_the_later_ones_infinite(
+    kind: str, dtype: torch.dtype, sizes: tuple[float, ...]
+) -> None:
+    rule, params = trained(kind, dtype), {"x": torch.ones(3, dtype=dtype)}
+    state = rule.init(params)
+    for size in sizes:
+        params, state = rule.update(rule.params, {"x": torch.full((3,), size, dtype=dtype)}, state, params)
+        assert all(torch.isfinite(leaf).all() for leaf in (params["x"], *state))
+    assert (params["x"] < 1).all()
+
+
+@kinds
+def test_parameters_of_one_element_or_none_are_moved_like_all(kind: str) -> None:
+    rule, params = trained(kind), {"a": torch.ones((), dtype=F64), "none": torch.ones(0, 2, dtype=F64)}
+    alone, states = {"a": torch.ones(1, dtype=F64)}, [rule.init(params), rule.init({"a": torch.ones(1, dtype=F64)})]
+    for _ in range(3):
+        params, states[0] = rule.update(rule.params, params, states[0], params)
+        alone, states[1] = rule.update(rule.params, alone, states[1], alone)
+    assert params["a"].shape == () and params["none"].shape == (0, 2)
+    close(params["a"], alone["a"][0])
+    nothing = {"none": torch.ones(0)}
+    assert rule.update(rule.params, nothing, rule.init(nothing), nothing)[0]["none"].shape == (0,)
+
+
+@kinds
 def test_reordered_elements_take_reordered_steps(kind: str) -> None:
     hessian, optimum = ravine(6)
     rule, start, order = trained(kind), normal(6, seed=8), torch.tensor([3, 1, 5, 0, 2, 4])
@@ -255,8 +284,17 @@ def test_parameters_of_another_rule_are_refused_by_name(kind: str) -> None:
 @kinds
 def test_the_state_of_another_problem_is_refused_by_name(kind: str) -> None:
     rule, params = KINDS[kind](), {"x": torch.ones(3)}
-    with pytest.raises(ValueError, match="state was made for 5 elements, the parameters have 3"):
+    with pytest.raises(ValueError, match=r"state was made for other parameters.* Expected .*3\), .* got .*5\), "):
         rule.update(rule.params, params, rule.init({"x": torch.ones(5)}), params)
+    with pytest.raises(ValueError, match=r"state is another rule's \(dict\); begin with init"):
+        rule.update(rule.params, params, {"x": torch.ones(3)}, params)
+
+
+@pytest.mark.parametrize("make", [coordinate_lstm, controller])
+def test_the_state_of_a_rule_of_another_width_is_refused(make: Callable[..., Rule]) -> None:
+    rule, params = make(hidden=4), {"x": torch.ones(3)}
+    with pytest.raises(ValueError, match=r"by a rule of another size. Expected .*4\,?\); got .*5\,?\). Begin"):
+        rule.update(rule.params, params, make(hidden=5).init(params), params)
 
 
 @pytest.mark.parametrize(
