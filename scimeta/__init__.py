@@ -1,8 +1,10 @@
 """Learn from many past experiments how to calibrate the next one from a handful of points."""
 
 from scimeta import datasets
+from scimeta.calibration import laws
 from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.classical import LeastSquares
+from scimeta.calibration.compare import Comparison, compare
 from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.empirical_bayes import learn_prior
 from scimeta.calibration.intervals import Band, Estimate
@@ -27,6 +29,7 @@ __all__ = [
     "Calibration",
     "Calibrations",
     "Calibrator",
+    "Comparison",
     "Curve",
     "Curves",
     "Estimate",
@@ -43,6 +46,7 @@ __all__ = [
     "adapt",
     "anil",
     "check_meta_gradient",
+    "compare",
     "datasets",
     "draw_from",
     "evaluate",
@@ -51,6 +55,7 @@ __all__ = [
     "functional",
     "gauss_newton",
     "imaml",
+    "laws",
     "learn_prior",
     "learned_optimizer",
     "learned_rates",

@@ -10,10 +10,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from scimeta import datasets
 from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.curves import Curves
 from scimeta.calibration.delimited import read_delimited
+from scimeta.calibration.design import best_candidates, candidate_scores
 from scimeta.calibration.empirical_bayes import learn_prior
 from scimeta.calibration.law import Law
 from scimeta.calibration.prior import Prior, read_prior_file
@@ -36,6 +39,12 @@ _FIT_EXAMPLES = """examples:
   scimeta fit prior.json new.csv --plot fit.png --csv fit.csv
   scimeta fit prior.json many.csv --by alloy --csv fits.csv
 """
+_NEXT_EXAMPLES = """examples:
+  scimeta next prior.json new.csv
+  scimeta next prior.json new.csv --candidates 50,100,200 --target k
+  scimeta next prior.json new.csv --candidates 20:300:29 --target 250 --plot next.png
+"""
+_CANDIDATES = 60
 _TYPE_INSTEAD = {  # what the functions advise -> what it is at the command line
     r'call curves\.convert\([xy]="[^"]*"\)( to have plain numbers)?': "pass --convert",
     r"ask for '([^']*)', then convert": r"ask for '\1' and pass --convert",
@@ -74,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "scimeta", description="Learn from many past experiments how to calibrate the next."
     )
-    commands = parser.add_subparsers(required=True, metavar="{learn,fit,arm,city}")
+    commands = parser.add_subparsers(required=True, metavar="{learn,fit,next,arm,city}")
     raw = argparse.RawDescriptionHelpFormatter
 
     learn = commands.add_parser(
@@ -98,9 +107,27 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a specimen")
     _add_columns(fit)
     fit.set_defaults(run=_fit)
+    _add_next(commands, raw)
     arm.add_commands(commands)
     city.add_commands(commands)
     return parser
+
+
+def _add_next(commands: argparse._SubParsersAction, formatter: type[argparse.HelpFormatter]) -> None:
+    after = commands.add_parser(
+        "next", help="say what to measure next of a new specimen", epilog=_NEXT_EXAMPLES, formatter_class=formatter
+    )
+    after.add_argument("prior", help="from scimeta learn")
+    after.add_argument("csv", help="the new specimens' points so far, one row a measurement")
+    where = f"in the unit of the law's x: 10,20,40 or FROM:TO:COUNT (default: {_CANDIDATES} over the range of the past)"
+    after.add_argument("--candidates", metavar="LIST", help=f"where the next measurement could be, {where}")
+    what = "a parameter's name, or the x at which the curve is to be known (default: all parameters)"
+    after.add_argument("--target", help=f"what is to become certain: {what}")
+    after.add_argument("--law", help="FILE.py:NAME, where the prior is of a law of your own")
+    after.add_argument("--plot", metavar="PNG", help="draw the score of the candidates, of one specimen")
+    after.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the scores, one row a candidate")
+    _add_columns(after)
+    after.set_defaults(run=_next)
 
 
 def _add_columns(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +176,62 @@ def _fit(options: argparse.Namespace) -> None:
     print(result)
     write(options.table, options.table and fits.to_frame().to_csv(index=False).encode(), "estimates")
     write(options.plot, image, "figure")
+
+
+def _next(options: argparse.Namespace) -> None:
+    check_outputs([options.prior, options.csv], [options.table], options.plot)
+    law = _law_of_prior(options)
+    prior = Prior.load(options.prior, law)
+    candidates = _candidates(options.candidates, prior)
+    curves = _curves(options, law, tuple(dict.fromkeys((*prior.conditions, *_names(options.conditions)))))
+    if options.plot and len(curves) > 1:
+        raise ValueError(f"--plot draws one specimen, {options.csv} has {len(curves)}; leave it out, or take --csv")
+    target = options.target if options.target is None or options.target in law.parameters else _place(options.target)
+    plans = []
+    for fit in Calibrator(law, prior).fit_many(curves):
+        try:
+            plans.append(fit.next_measurement(candidates, target))
+        except ValueError as error:
+            if len(curves) == 1:
+                raise
+            warnings.warn(f"{fit.curve.name} is left out: {error}", stacklevel=2)
+    if not plans:
+        raise ValueError(f"no next measurement for any of the {len(curves)} specimens; see the warnings")
+    image = picture(plans[0].plot, options.plot)
+    print(
+        plans[0]
+        if len(curves) == 1
+        else best_candidates(plans).to_string(index=False, float_format=lambda v: f"{v:.4g}")
+    )
+    write(options.table, options.table and candidate_scores(plans).to_csv(index=False).encode(), "scores")
+    write(options.plot, image, "figure")
+
+
+def _candidates(text: str | None, prior: Prior) -> np.ndarray:
+    """Return the candidates as typed, or evenly over the range of the past."""
+    if text is None:
+        return np.linspace(*prior.x_range, _CANDIDATES)
+    parts = text.split(":")
+    if len(parts) == 1:
+        return np.array([_number(part) for part in _names(text)])
+    if len(parts) != 3 or not parts[2].strip().isdigit() or int(parts[2]) < 1:
+        raise ValueError(f"--candidates {text}: expected numbers as in 10,20,40, or FROM:TO:COUNT as in 20:300:29")
+    return np.linspace(*(_number(part) for part in parts[:2]), int(parts[2]))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--candidates: {text.strip()!r} is not a number") from None
+
+
+def _place(target: str) -> float | str:
+    """Return the x that the target names, or the text itself, of which the fit will say that it is no parameter."""
+    try:
+        return float(target)
+    except ValueError:
+        return target
 
 
 def _curves(options: argparse.Namespace, law: Law, conditions: Sequence[str]) -> Curves:

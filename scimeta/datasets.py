@@ -70,6 +70,21 @@ def bainite() -> Curves:
     return read_curves(path("bainite_dilatometry"), conditions=["grain [um]", "temperature [degC]"])
 
 
+def theophylline() -> Curves:
+    """Return the concentrations of theophylline in the blood of 12 subjects, mg/L against h since an oral dose.
+
+    Eleven points each, the first at time 0. Conditions: "dose [mg/kg]" and "weight [kg]". Measured values, published;
+    data/README.md has the source.
+
+    Reference: Boeckmann, Sheiner, Beal, NONMEM Users Guide: Part V, University of California, San Francisco (1994).
+
+    >>> theophylline()
+    Curves(12 specimens, 132 points: concentration [mg/L] against time [h]; conditions dose [mg/kg], weight [kg])
+    """
+    table, conditions = path("theophylline"), ["dose [mg/kg]", "weight [kg]"]
+    return read_curves(table, x="time", y="concentration", by="subject", conditions=conditions)
+
+
 def sentences() -> dict[str, list]:
     """Return 3000 review sentences by column: source ("amazon", "imdb", "yelp"), text, label (1 positive, 0 negative).
 

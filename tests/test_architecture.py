@@ -24,6 +24,8 @@ TABLE = {
     "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib", "pandas"},
     # A calibrated law as a scikit-learn estimator.
     "scimeta.calibration.regressor": {"scimeta.calibration", "numpy", "torch", "sklearn", "pandas"},
+    # Draws of fits for those who have ArviZ.
+    "scimeta.calibration.export": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
     "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     # robot.yaml beside a user's recordings.

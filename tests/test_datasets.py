@@ -78,6 +78,16 @@ def test_bainite_curves_are_incomplete_and_carry_their_conditions():
     assert all((curve.x <= 50).sum() >= 25 for curve in curves)
 
 
+def test_theophylline_is_a_study_of_twelve_subjects_with_their_doses():
+    curves = datasets.theophylline()
+    assert len(curves) == 12 and all(len(curve) == 11 and curve.x[0] == 0 for curve in curves)
+    assert (curves.x, curves.y) == (Axis("time", "h"), Axis("concentration", "mg/L"))
+    # Larger bodies were given less by the kg: about 320 mg each.
+    doses = [curve.conditions["dose [mg/kg]"] * curve.conditions["weight [kg]"] for curve in curves]
+    assert min(doses) > 265 and max(doses) < 325
+    assert max(curve.y.max() for curve in curves) == 11.4  # subject 5, after an hour
+
+
 def test_the_notice_that_the_bainite_licence_asks_for_is_there():
     assert "Copyright (c) 2023 DanielDosSantosAvila" in README
     assert "The above copyright notice and this permission notice shall be included" in README

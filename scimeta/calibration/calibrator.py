@@ -9,11 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import special
+from torch import Tensor
 
+from scimeta.calibration.checks import check_numbers
 from scimeta.calibration.curves import Curve, Curves
+from scimeta.calibration.discrepancy import Discrepancy
+from scimeta.calibration.importance import Points
 from scimeta.calibration.intervals import Errors, probability
 from scimeta.calibration.law import Law
-from scimeta.calibration.posterior import measured, posterior
+from scimeta.calibration.mixture import Mixture
+from scimeta.calibration.posterior import Measured, Posterior, measured, posterior
 from scimeta.calibration.prior import Prior
 from scimeta.calibration.result import Calibration, Calibrations
 
@@ -71,7 +76,7 @@ class Calibrator:
         """Return the calibration of one specimen.
 
         Args:
-            x: (points,), in the unit of the law's x.
+            x: (points,), in the unit of the law's x; none, with conditions, for what they alone make of the specimen.
             y: (points,).
             sigma: standard deviation of the measurements: one number, or (points,); the prior's noise if None.
             conditions: the specimen's conditions, those that the prior was learned with.
@@ -90,24 +95,26 @@ class Calibrator:
         Args:
             curves: the specimens, of any number of points each.
         """
-        data = measured(self.law, curves)
+        data = _measured(self.prior, curves)
         prior, law = self.prior, self.prior.corrected_law
         design = prior.design([curve.conditions for curve in curves], [curve.name for curve in curves])
-        population, shared = prior.gaussian(design), prior.shared_values()
-        points = data.points(prior.noise)
-        found = posterior(law, population, shared, points)
+        population, shared = prior.population(design), prior.shared_values()
+        _check_numbers(law, population, shared, data)
+        points, departure, bumps = data.points(prior.noise), prior.departure, None
+        absorbed = points if departure is None else departure.absorbed(points)
+        found = posterior(law, population, shared, absorbed, outliers=prior.outliers)
+        kinds, covariance = _kinds(population, found), found.covariance
+        if departure is not None:
+            found, bumps = _with_bumps(departure, law, shared, points, found)
         count, converged = len(found.mode), found.converged.numpy()
         fast = {name: i for i, name in enumerate(law.fast)}
         nodes = [found.nodes[..., fast[n]] if n in fast else shared[n].expand(found.weights.shape) for n in law.names]
         best = [found.mode[:, fast[n]] if n in fast else shared[n].expand(count) for n in law.names]
-        shrunk = found.covariance.diagonal(dim1=-2, dim2=-1) / population.covariance.diagonal()
+        shrunk = covariance.diagonal(dim1=-2, dim2=-1) / population.variance()
         informed = dict(zip(law.fast, (1.0 - shrunk).clamp(0.0, 1.0).T.numpy(), strict=True))
         if not converged.all():
             shown = [curve.name for curve, good in zip(curves, converged, strict=True) if not good][:5]
-            warnings.warn(
-                f"{(~converged).sum()} of {count} fits did not converge: {', '.join(shown)}",
-                stacklevel=2,
-            )
+            warnings.warn(f"{(~converged).sum()} of {count} fits did not converge: {', '.join(shown)}", stacklevel=2)
         return Calibrations(
             law=law,
             curves=curves,
@@ -117,26 +124,78 @@ class Calibrator:
             from_data=np.stack([informed.get(name, np.zeros(count)) for name in law.names], -1),
             noise=np.full(count, prior.noise),
             wander=np.full(count, prior.wander),
+            outliers=prior.outliers,
             converged=converged,
             errors=Errors({n: np.full(count, error) for n, (_, error) in prior.shared.items()}, np.full(count, np.inf)),
             averaged=True,
             level=self.level,
             source=f"prior {prior.origin}",
-            reasons=_reasons(converged, found.effective.numpy(), found.distance.numpy(), data.mask.sum(-1).numpy()),
+            reasons=_reasons(
+                converged, found.effective.numpy(), found.distance.numpy(), data.mask.sum(-1).numpy(), prior.dof
+            ),
+            kinds=kinds,
+            discrepancy=departure,
+            bumps=bumps,
+            prior=prior,
         )
 
 
-def _reasons(converged: np.ndarray, effective: np.ndarray, distance: np.ndarray, points: np.ndarray) -> tuple[str, ...]:
-    """Return why each specimen's intervals are withheld; "" where they hold."""
-    reasons = [""] * len(converged)
+def _measured(prior: Prior, curves: Sequence[Curve]) -> Measured:
+    """Return the measurements; where no specimen has a point, one each that counts for nothing."""
+    data = measured(prior.law, curves)
+    if data.x.shape[1]:
+        return data
+    blank = torch.full((len(curves), 1), prior.x_range[1], dtype=torch.float64)
+    return Measured(blank, blank, torch.full_like(blank, torch.nan), torch.zeros_like(blank, dtype=torch.bool))
+
+
+def _check_numbers(law: Law, population: Mixture, shared: Mapping[str, Tensor], data: Measured) -> None:
+    """Raise ValueError where the law is not finite for the values that the prior expects."""
+    middle = population.means.mean(1)  # over kinds
+    own = {name: (middle[:, i], population.variance()[0, i].sqrt()) for i, name in enumerate(law.fast)}
+    centre = {**shared, **{name: m for name, (m, _) in own.items()}}
+    check_numbers(law, centre, {name: sd for name, (_, sd) in own.items()}, data.x)
+
+
+def _kinds(population: Mixture, found: Posterior) -> np.ndarray | None:
+    """Return (specimens, modes): probability of each kind; None if there is one."""
+    if len(population.log_shares) == 1:
+        return None
+    return (population.memberships(found.nodes) * found.weights).sum(-1).T.numpy()
+
+
+def _with_bumps(
+    departure: Discrepancy, law: Law, shared: Mapping[str, Tensor], points: Points, found: Posterior
+) -> tuple[Posterior, Tensor]:
+    """Return posteriors with every node several times, and (specimens, nodes, knots) how far the law is off at each."""
+
+    def curves(rows: slice) -> Tensor:
+        nodes = found.nodes[rows]
+        params = {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
+        return law.curve(params | dict(zip(law.fast, nodes.unbind(-1), strict=True)), points.x[rows, None])
+
+    bumps = departure.draw(points, curves, len(law.fast))
+    draws = bumps.shape[1]  # of every node
+    weights = found.weights.repeat(1, draws) / draws
+    return found._replace(nodes=found.nodes.repeat(1, draws, 1), weights=weights), bumps.flatten(1, 2)
+
+
+def _reasons(
+    converged: np.ndarray, effective: np.ndarray, distance: np.ndarray, points: np.ndarray, dof: float
+) -> tuple[str, ...]:
+    """Return why each specimen's intervals are withheld; "" where they hold.
+
+    Distances are chi-squared where the prior is certain, and F with its degrees of freedom where it is not.
+    """
+    reasons, counted = [""] * len(converged), points.clip(min=1)
     for i in np.flatnonzero(effective < _MIN_EFFECTIVE):
         reasons[i] = (
             f"only {effective[i]:.0f} importance nodes count, so the posterior's tails are not known; the points "
             "contradict the prior or each other, check their units and sigma"
         )
-    for i in np.flatnonzero(special.gammaincc(0.5 * points, 0.5 * distance) < _UNBELIEVABLE):
+    for i in np.flatnonzero(special.fdtrc(counted, min(dof, 1e9), distance / counted) < _UNBELIEVABLE):
         reasons[i] = (
-            f"the points lie {(distance[i] / points[i]) ** 0.5:.2g} times farther from what the prior expects than it "
+            f"the points lie {(distance[i] / counted[i]) ** 0.5:.2g} times farther from what the prior expects than it "
             "allows; give their sigma, or check their units and that the specimen is one of the family"
         )
     for i in np.flatnonzero(~converged):

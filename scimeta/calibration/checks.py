@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.law import Law
 from scimeta.calibration.units import conversion, is_share, same_unit
+
+_LOOKED_AT = 32  # specimens
 
 
 def check_law(law: Law, curves: Sequence[Curve]) -> None:
@@ -28,13 +30,52 @@ def check_law(law: Law, curves: Sequence[Curve]) -> None:
         raise TypeError(f"expected Curves, or a list of Curve; got {type(curves).__name__}: read_curves makes them")
     if isinstance(curves, Curves):
         check_units(curves, law)
-    for curve in curves if law.check is not None else ():
+    measured = [curve for curve in curves if len(curve)]
+    for curve in measured if law.check is not None else ():
         try:
             law.check(curve.x, curve.y)
         except ValueError as error:
             raise ValueError(f"specimen {curve.name!r}: {error}") from None
-    for curve in curves[:1] if not law.pointwise else ():  # a pointwise law was run to find that out
+    for curve in measured[:1]:
         _try(law, torch.from_numpy(curve.x))
+
+
+def check_numbers(law: Law, centre: Mapping[str, Tensor], sd: Mapping[str, Tensor], x: Tensor) -> None:
+    """Raise ValueError if the law or a derivative is NaN where its parameters are expected, or a little beside.
+
+    Infinity passes: an exponential that overflows is a poor value of its parameters, not a slip.
+
+    Args:
+        law: the law.
+        centre: name -> (specimens,), or a scalar for all, unconstrained; at most a few dozen specimens are looked at.
+        sd: name -> scalar; each parameter is also moved by it, up and down. Those that are not named stay.
+        x: (specimens, points).
+
+    >>> from scimeta.calibration.law import Axis, Parameter
+    >>> law = Law("root", lambda t, r: torch.sqrt(1 - r * t), {"r": Parameter("1/s", "positive")}, x=Axis("time", "s"))
+    >>> check_numbers(law, {"r": torch.zeros(1)}, {"r": torch.tensor(0.5)}, torch.tensor([[0.0, 0.9]]))
+    Traceback (most recent call last):
+    ValueError: law root: fn is nan at time = 0.9, r = 1.649, though the supports allow it; keep every argument in the \
+domain of its function, with torch.where or clamp, or narrow a support
+    """
+    centre = {name: value.expand(len(x))[:_LOOKED_AT] for name, value in centre.items()}
+    x = x[:_LOOKED_AT]
+    trials = [centre] + [{**centre, n: centre[n] + side * sd[n]} for n in sd for side in (1.0, -1.0)]
+    u = {name: torch.cat([trial[name] for trial in trials]) for name in law.names}
+    rows = x.repeat(len(trials), 1)
+    y, by = law.linearized(u, rows)
+    for what, values in {"fn": y, **{f"the derivative of fn by {name}": slope for name, slope in by.items()}}.items():
+        wrong = torch.isnan(values)
+        if what != "fn":
+            wrong &= torch.isfinite(y)
+        if wrong.any():
+            row, point = wrong.nonzero()[0].tolist()
+            at = {law.x.name: rows, **{n: v[:, None].expand_as(y) for n, v in law.constrain(u).items()}}
+            where = ", ".join(f"{name} = {float(v[row, point]):.4g}" for name, v in at.items())
+            raise ValueError(
+                f"law {law.name}: {what} is nan at {where}, though the supports allow it; keep every argument in the "
+                "domain of its function, with torch.where or clamp, or narrow a support"
+            )
 
 
 def _try(law: Law, x: Tensor) -> None:

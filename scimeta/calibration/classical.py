@@ -87,6 +87,8 @@ class LeastSquares:
     def _fit(self, curves: Sequence[Curve], start: Mapping[str, float] | None) -> Calibrations:
         check_law(self.law, curves)
         for curve in curves:
+            if not len(curve):
+                raise ValueError(f"{curve.name} has no points; without a prior there is nothing to fit")
             if curve.sigma is not None and np.isnan(curve.sigma).any():
                 where = f"{self.law.x.name} = {curve.x[np.isnan(curve.sigma)][0]:g}"
                 raise ValueError(f"{curve.name}: no sigma at {where}; give it for all points or none")
@@ -131,6 +133,7 @@ def _calibrations(law: Law, level: float, curves: Sequence[Curve], found: Sequen
         from_data=np.where(known[:, None], np.ones_like(best), np.nan),
         noise=np.where(given, sigma, scatter),
         wander=np.zeros(len(found)),
+        outliers=None,
         converged=np.array([fit.converged for fit in found]),
         errors=Errors(dict(zip(law.names, errors.T, strict=True)), free),
         averaged=False,

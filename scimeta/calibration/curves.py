@@ -32,7 +32,7 @@ class Curve:
     Args:
         name: what reports call the specimen.
         x: (points,) abscissa; any array-like, copied to float64.
-        y: (points,) measured ordinate.
+        y: (points,) measured ordinate. No points at all are a specimen of which only conditions are known.
         sigma: (points,) standard deviation of each y, in the unit of y; one number for all points, NaN for a point
             where it is not known, or None.
         conditions: name -> number that holds for the whole specimen, such as a temperature.
@@ -74,7 +74,8 @@ class Curve:
         return len(self.x)
 
     def __repr__(self) -> str:
-        return f"Curve({self.name!r}, {_count(len(self), 'point')}, x from {self.x[0]:g} to {self.x[-1]:g})"
+        where = f", x from {self.x[0]:g} to {self.x[-1]:g}" if len(self) else ""
+        return f"Curve({self.name!r}, {_count(len(self), 'point')}{where})"
 
     def head(self, points: int) -> Curve:
         """Return the curve cut to its first points.
@@ -98,8 +99,8 @@ class Curve:
         if y.shape != x.shape:
             remedy = "y.ravel()" if y.size == x.size else "one y for each x"
             raise self._error(f"y has shape {y.shape}, x has shape {x.shape}; pass {remedy}")
-        if not len(x):
-            raise self._error("there are no points; at least one is needed")
+        if not len(x) and not self.conditions:
+            raise self._error("there are no points; at least one is needed, or conditions that say what to expect")
         for name, values in (("x", x), ("y", y)):
             finite = np.isfinite(values)
             if not finite.all():

@@ -9,27 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 
 from scimeta.calibration.law import Law
+from scimeta.calibration.mixture import Mixture
+from scimeta.calibration.outliers import Outliers
 
 NODES = (101, 151, 401, 1021, 2039)  # for one, two, ... fast parameters; primes, for the lattice's sake
 _PROPOSAL_DOF = 5.0  # tails heavier than the posterior's, so that weights stay bounded
 _WIDER = 1.5  # pilot over Laplace, in standard deviations: a tail that no node sees is missed unnoticed
+_DENSER = 8  # times as many nodes where a posterior of several hills is met badly
 _MIN_EFFECTIVE = 0.35  # share of the nodes; below it the proposal is moved to the nodes' own mean and covariance
-
-
-class Gaussian(NamedTuple):
-    """A Gaussian over the fast parameters, one mean a specimen, one covariance for all.
-
-    Attributes:
-        mean: (specimens, fast), unconstrained.
-        covariance: (fast, fast), positive definite.
-    """
-
-    mean: Tensor
-    covariance: Tensor
 
 
 class Points(NamedTuple):
@@ -38,12 +29,30 @@ class Points(NamedTuple):
     Attributes:
         x: (specimens, points); padding repeats a valid abscissa.
         y: (specimens, points).
-        inverse_sd: (specimens, points), 1 / standard deviation of each measurement; 0 for padding.
+        inverse_sd: (specimens, points), 1 / standard deviation of each measurement; 0 for padding. Where the errors of
+            a specimen's points depend on each other, (specimens, points, points): the inverse Cholesky factor of their
+            covariance.
     """
 
     x: Tensor
     y: Tensor
     inverse_sd: Tensor
+
+    @property
+    def scale(self) -> Tensor:
+        """(specimens, points): what the inverse factors have on their diagonals; 0 for padding."""
+        return self.inverse_sd if self.inverse_sd.dim() == 2 else self.inverse_sd.diagonal(dim1=-2, dim2=-1)
+
+    def whitened(self, values: Tensor) -> Tensor:
+        """Return residuals in units of their standard deviation: (specimens, points) or (specimens, any, points)."""
+        if self.inverse_sd.dim() == 2:
+            return values * (self.inverse_sd if values.dim() == 2 else self.inverse_sd[:, None])
+        return (values[:, None] @ self.inverse_sd.mT)[:, 0] if values.dim() == 2 else values @ self.inverse_sd.mT
+
+    def precision(self, values: Tensor) -> Tensor:
+        """Return residuals, (specimens, any, points), times the inverse of their covariance."""
+        white = self.whitened(values)
+        return white * self.inverse_sd[:, None] if self.inverse_sd.dim() == 2 else white @ self.inverse_sd
 
 
 class Weighted(NamedTuple):
@@ -62,59 +71,143 @@ class Weighted(NamedTuple):
     log_evidence: Tensor
 
 
+class Proposal(NamedTuple):
+    """Where the nodes of each specimen are placed: around one centre or several.
+
+    Attributes:
+        share: (specimens, centres) of the nodes; sums to 1.
+        centre: (specimens, centres, fast).
+        scale: (specimens, centres, fast, fast), lower triangular.
+    """
+
+    share: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def single(centre: Tensor, scale: Tensor) -> Proposal:
+        """Return the proposal around one centre (specimens, fast) with scale (specimens, fast, fast)."""
+        return Proposal(centre.new_ones(len(centre), 1), centre[:, None], scale[:, None])
+
+    def rows(self, rows: Tensor | slice) -> Proposal:
+        """Return the proposals of some specimens."""
+        return Proposal(*(part[rows] for part in self))
+
+    def nodes(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return (specimens, count, fast) nodes and the log density of the proposal at each."""
+        dimension, centres = self.centre.shape[-1], self.share.shape[1]
+        if centres == 1:
+            base, log_base = student_nodes(count, dimension)
+            log_size = self.scale[:, 0].diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            return self.centre + base @ self.scale[:, 0].mT, log_base - log_size[:, None]
+        base, choice = chosen_nodes(count, dimension)
+        edges = self.share.cumsum(-1)[:, :-1].contiguous()
+        which = torch.searchsorted(edges, choice.expand(len(edges), -1).contiguous())  # (specimens, count)
+        rows = torch.arange(len(edges))[:, None]
+        nodes = self.centre[rows, which] + (self.scale[rows, which] @ base[..., None])[..., 0]
+        return nodes, self._log_density(nodes)
+
+    def _log_density(self, nodes: Tensor) -> Tensor:
+        """Return (specimens, nodes): log of the sum over the centres."""
+        constant = nodes.shape[-1] * float(stats.t.logpdf(0.0, _PROPOSAL_DOF))
+        density = 0.0
+        for h in range(self.share.shape[1]):
+            scale = self.scale[:, h]
+            offset = torch.linalg.solve_triangular(scale, (nodes - self.centre[:, h, None]).mT, upper=False)
+            q = (1.0 + offset * offset / _PROPOSAL_DOF).prod(-2)
+            size = scale.diagonal(dim1=-2, dim2=-1).prod(-1)
+            density = density + (self.share[:, h] / size)[:, None] * q ** (-0.5 * (_PROPOSAL_DOF + 1.0))
+        return density.log() + constant
+
+
+def pilot(
+    law: Law, prior: Mixture, shared: Mapping[str, Tensor], points: Points, centre: Tensor, scale: Tensor, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return centre, scale and log evidence that few nodes around the mode find.
+
+    They follow the posterior's mean and covariance, which the mode's curvature may miss by half.
+    """
+    found = _weighted(law, prior, shared, points, None, Proposal.single(centre, _WIDER * scale), count // 4 | 1)
+    return *_moved(found, scale), found.log_evidence
+
+
 def importance(
-    law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, centre: Tensor, scale: Tensor, count: int
+    law: Law,
+    prior: Mixture,
+    shared: Mapping[str, Tensor],
+    points: Points,
+    outliers: Outliers | None,
+    proposal: Proposal,
+    count: int,
 ) -> Weighted:
     """Return nodes, weights, effective sample size and log evidence.
 
-    A pilot with few nodes around the mode finds the posterior's mean and covariance, which the mode's curvature may
-    miss by half; the nodes that count are placed by these, and once more where they still fit badly.
+    Where the nodes of the proposal fit badly they are placed once more: around their own mean if there is one centre
+    and no outliers; else many more are taken, of which as many are drawn as are asked for.
     """
-    pilot = _weighted(law, prior, shared, points, centre, _WIDER * scale, count // 4 | 1)
-    centre, scale = _moved(pilot, scale)
-    best = _weighted(law, prior, shared, points, centre, scale, count)
+    best = _weighted(law, prior, shared, points, outliers, proposal, count)
     poor = (best.effective < _MIN_EFFECTIVE * count).nonzero()[:, 0]
-    if len(poor):
-        weighted = Weighted(*(part[poor] for part in best))
-        centre, scale = _moved(weighted, scale[poor])
-        some = Gaussian(prior.mean[poor], prior.covariance), shared, Points(*(part[poor] for part in points))
-        again = _weighted(law, *some, centre, scale, count)
-        better = again.effective > weighted.effective
+    plain = outliers is None and proposal.share.shape[1] == 1
+    for rows in poor.split(len(poor) if plain else max(1, len(best.nodes) // _DENSER)) if len(poor) else ():
+        some = prior.rows(rows), shared, Points(*(part[rows] for part in points)), outliers
+        if plain:
+            weighted = Weighted(*(part[rows] for part in best))
+            moved = Proposal.single(*_moved(weighted, proposal.scale[rows, 0]))
+            again = _weighted(law, *some, moved, count)
+        else:
+            again = thinned(_weighted(law, *some, proposal.rows(rows), _DENSER * count), count)
+        better = again.effective > best.effective[rows]
         for target, value in zip(best, again, strict=True):
-            target[poor[better]] = value[better]
+            target[rows[better]] = value[better]
     return best
 
 
+def thinned(found: Weighted, count: int) -> Weighted:
+    """Return fewer nodes of equal weight, drawn evenly along the first parameter."""
+    order = found.nodes[..., 0].argsort(-1)
+    below = found.weights.gather(-1, order).cumsum(-1)
+    even = ((torch.arange(count, dtype=below.dtype) + 0.5) / count).expand(len(below), -1).contiguous()
+    drawn = order.gather(-1, torch.searchsorted(below, even).clamp(max=below.shape[-1] - 1))
+    nodes = found.nodes.gather(1, drawn[..., None].expand(-1, -1, found.nodes.shape[-1]))
+    return Weighted(nodes, torch.full_like(even, 1.0 / count), found.effective.clamp(max=count), found.log_evidence)
+
+
 def _weighted(
-    law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, centre: Tensor, scale: Tensor, count: int
+    law: Law,
+    prior: Mixture,
+    shared: Mapping[str, Tensor],
+    points: Points,
+    outliers: Outliers | None,
+    proposal: Proposal,
+    count: int,
 ) -> Weighted:
-    """Return the nodes of a proposal around the centre with their normalised weights."""
-    nodes, log_weights = _weighted_nodes(law, prior, shared, points, centre, scale, count)
+    """Return the nodes of a proposal with their normalised weights."""
+    nodes, log_proposal = proposal.nodes(count)
+    params = {name: nodes[..., i] for i, name in enumerate(law.fast)}
+    params |= {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
+    residual = law.curve(params, points.x[:, None]) - points.y[:, None]  # (specimens, nodes, points)
+    log_weights = log_likelihood(residual, points, outliers)
+    log_weights = log_weights + prior.log_density(nodes) - log_proposal
+    log_weights = torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
     weights = torch.softmax(log_weights, -1).nan_to_num(1.0 / count)
     effective = 1.0 / (weights * weights).sum(-1)
     return Weighted(nodes, weights, effective, torch.logsumexp(log_weights, -1) - np.log(count))
 
 
-def _weighted_nodes(
-    law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, centre: Tensor, scale: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
-    """Return nodes of a Student-t proposal and log(likelihood x prior / proposal) at each."""
-    base, log_base = student_nodes(count, centre.shape[-1])
-    nodes = centre[:, None] + base @ scale.mT  # (specimens, nodes, fast)
-    log_proposal = log_base - scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]
-    params = {name: nodes[..., i] for i, name in enumerate(law.fast)}
-    params |= {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
-    curve = law.curve(params, points.x[:, None])  # (specimens, nodes, points)
-    misfit = (curve - points.y[:, None]).mul_(points.inverse_sd[:, None]).square_().sum(-1)
-    factor = torch.linalg.cholesky(prior.covariance)
-    offset = torch.linalg.solve_triangular(factor, (nodes - prior.mean[:, None]).mT, upper=False)
-    log_joint = -0.5 * (misfit + (offset * offset).sum(-2)) - factor.diagonal().log().sum()
-    measured = points.inverse_sd > 0
-    constant = torch.where(measured, points.inverse_sd, 1.0).log().sum(-1) - 0.5 * np.log(2 * np.pi) * (
-        measured.sum(-1) + nodes.shape[-1]
-    )
-    log_weights = log_joint + constant[:, None] - log_proposal
-    return nodes, torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
+def log_likelihood(residual: Tensor, points: Points, outliers: Outliers | None) -> Tensor:
+    """Return (specimens, nodes): log density of measurements with these residuals (specimens, nodes, points).
+
+    Args:
+        residual: law minus measured.
+        points: the measurements; independent ones where there are outliers.
+        outliers: what else they may be.
+    """
+    counted = points.scale > 0
+    if outliers is not None:
+        ordinary, wrong = outliers.parts(residual, points.inverse_sd[:, None])
+        return torch.where(counted[:, None], ordinary + wrong, 1.0).log().sum(-1)
+    constant = torch.where(counted, points.scale, 1.0).log().sum(-1) - 0.5 * np.log(2 * np.pi) * counted.sum(-1)
+    return constant[:, None] - 0.5 * points.whitened(residual).square_().sum(-1)
 
 
 @cache
@@ -129,24 +222,56 @@ def student_nodes(count: int, dimension: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def lattice(count: int, dimension: int) -> np.ndarray:
+def chosen_nodes(count: int, dimension: int) -> tuple[Tensor, Tensor]:
+    """Return (count, dimension) nodes of independent Student t and (count,) numbers, even over 0 to 1, to sort them."""
+    cube = lattice(count, dimension + 1)
+    return torch.from_numpy(stats.t.ppf(cube[:, :-1], _PROPOSAL_DOF)), torch.from_numpy(cube[:, -1])
+
+
+@cache
+def lattice(count: int, dimension: int, beside: int = 0) -> np.ndarray:
     """Return (count, dimension) points of the open unit cube: the Korobov lattice whose points lie farthest apart.
 
     An odd count makes the lattice symmetric about the cube's middle, so that odd moments come out exact.
 
+    Args:
+        count: number of points.
+        dimension: of the cube.
+        beside: dimension of the lattice of as many points whose coordinates, with these, are to fill a larger cube.
+
     Reference: Sloan, Joe, Lattice Methods for Multiple Integration, Oxford 1994.
     """
-    best, distance = np.ones(dimension, dtype=np.int64), -1.0
+    generator = _generator(count, dimension, _generator(count, beside) if beside else ())
+    shift = 0.5 if count % 2 else 0.5 + 0.25 / count  # never on the cube's faces
+    return (np.arange(count)[:, None] * np.array(generator) / count + shift) % 1.0
+
+
+@cache
+def _generator(count: int, dimension: int, beside: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """Return the generating vector, powers of one multiplier, that keeps the points farthest apart."""
+    best, distance = (1,) * dimension, -1.0
+    steps, power = np.arange(1, count)[:, None], 1 if beside else 0
     for multiplier in range(1, count // 2 + 1):
         if gcd(multiplier, count) > 1:
             continue  # a coordinate would take fewer values than there are points
-        generator = np.array([pow(multiplier, j, count) for j in range(dimension)])
-        steps = np.arange(1, count)[:, None] * generator % count
-        nearest = (np.minimum(steps, count - steps) ** 2).sum(-1).min()
+        generator = tuple(pow(multiplier, j + power, count) for j in range(dimension))
+        away = steps * np.array(beside + generator) % count
+        nearest = (np.minimum(away, count - away) ** 2).sum(-1).min()
         if nearest > distance:
             best, distance = generator, nearest
-    shift = 0.5 if count % 2 else 0.5 + 0.25 / count  # never on the cube's faces
-    return (np.arange(count)[:, None] * best / count + shift) % 1.0
+    return best
+
+
+@cache
+def normal_nodes_beside(count: int, dimension: int, beside: int) -> Tensor:
+    """Return (count, dimension) standard normal nodes that fill space together with ``student_nodes(count, beside)``.
+
+    They have mean zero and the identity as covariance, to rounding.
+    """
+    nodes = special.ndtri(lattice(count, dimension, beside))
+    nodes = nodes - nodes.mean(0)
+    factor = np.linalg.cholesky(nodes.T @ nodes / count)
+    return torch.from_numpy(np.linalg.solve(factor, nodes.T).T)
 
 
 def _moved(found: Weighted, scale: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
 from scimeta.calibration.checks import check_law
 from scimeta.calibration.curves import Curve, pad
-from scimeta.calibration.importance import NODES, Gaussian, Points, importance, student_nodes, weighted_covariance
+from scimeta.calibration.hypotheses import CHUNK, Hills, believed, first, hills
+from scimeta.calibration.importance import NODES, Points, Proposal, Weighted, importance, pilot, weighted_covariance
 from scimeta.calibration.law import Law
-from scimeta.core.inner_loop import Solution, gauss_newton
+from scimeta.calibration.mixture import Gaussian, Mixture
+from scimeta.calibration.outliers import Outliers
 
-_CHUNK = 1 << 17  # values of the law at once: what fits into the cache of a core
+_LEAST_SHARE = 0.05  # of the nodes, for a hill that holds less
 
 
 class Measured(NamedTuple):
@@ -96,10 +98,11 @@ class Posterior(NamedTuple):
 
 def posterior(
     law: Law,
-    prior: Gaussian,
+    prior: Gaussian | Mixture,
     shared: Mapping[str, Tensor],
     points: Points,
     *,
+    outliers: Outliers | None = None,
     start: Tensor | None = None,
     nodes: int | None = None,
 ) -> Posterior:
@@ -107,86 +110,66 @@ def posterior(
 
     Args:
         law: the law; its shared parameters are held at ``shared``.
-        prior: Gaussian over the fast parameters.
+        prior: over the fast parameters, of one kind of specimens or several.
         shared: name -> scalar, unconstrained.
         points: measurements.
+        outliers: what a measurement may be beside ordinary; None if all are ordinary.
         start: (specimens, fast) where the search for the mode begins; the best of some of the prior's values if None.
         nodes: nodes a specimen; as many as the number of parameters asks for if None.
     """
-    nodes = nodes or NODES[min(len(law.fast), len(NODES)) - 1]
-    mode, laplace, converged, distance = _mode(law, prior, shared, points, start)
-    scale = torch.linalg.cholesky_ex(laplace)[0]
-    chunk = max(1, _CHUNK // (nodes * points.x.shape[1]))
-    batches = zip(*(t.split(chunk) for t in (prior.mean, mode, scale, *points)), strict=True)
-    bar = tqdm(batches, "posterior", -(-len(mode) // chunk), leave=False, disable=None, delay=2)
-    parts = [importance(law, Gaussian(m, prior.covariance), shared, Points(*p), z, s, nodes) for m, z, s, *p in bar]
-    joined = [torch.cat(values) for values in zip(*parts, strict=True)]
-    return Posterior(joined[0], joined[1], mode, laplace, converged, distance, joined[2], joined[3])
+    prior, count = Mixture.of(prior), nodes or NODES[min(len(law.fast), len(NODES)) - 1]
+    found = hills(law, prior, shared, points, outliers, start)
+    proposals = _proposals(law, prior, shared, points, outliers, found, count)
+    chunk = max(1, CHUNK // (count * points.x.shape[1]))
+    best = first(found.specimen)
+    mode, empty = found.mode[best], points.x.new_empty
+    fast = mode.shape[1]
+    joined = Weighted(*(empty(len(mode), *s) for s in ((count, fast), (count,), (), ())))
+    batches = [(rows[at], p.rows(at)) for rows, p in proposals for at in torch.arange(len(rows)).split(chunk)]
+    for rows, proposal in tqdm(batches, "posterior", leave=False, disable=None, delay=2):
+        some = prior.rows(rows), shared, Points(*(part[rows] for part in points)), outliers
+        for target, value in zip(joined, importance(law, *some, proposal, count), strict=True):
+            target[rows] = value
+    return Posterior(
+        joined.nodes,
+        joined.weights,
+        mode,
+        found.laplace[best],
+        found.converged[best],
+        found.distance[best],
+        joined.effective,
+        joined.log_evidence,
+    )
 
 
-def _mode(
-    law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, start: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return mode, Laplace covariance, convergence and distance of every specimen; see :class:`Posterior`."""
-    names = law.fast
-    whiten = torch.linalg.inv(torch.linalg.cholesky(prior.covariance))  # (fast, fast)
-    begin = _scattered(law, prior, shared, points, 0.7, 31) if start is None else start
-    count = len(begin)
-
-    def linearized(fast: dict[str, Tensor], slow: dict[str, Tensor], data: tuple) -> tuple[Tensor, Tensor]:
-        (x, y, inverse_sd), mean = data
-        curve, by = law.linearized({**{n: v.expand(len(x)) for n, v in shared.items()}, **fast}, x)
-        u = torch.stack([fast[name] for name in names], -1)
-        r = torch.cat([(curve - y) * inverse_sd, (u - mean) @ whiten.mT], -1)
-        jac = torch.stack([by[name] * inverse_sd for name in names], -1)
-        return r, torch.cat([jac, whiten.expand(len(x), -1, -1)], 1)
-
-    def solve(rows: Tensor, begin: Tensor) -> Solution:
-        data = (Points(*(part[rows] for part in points)), prior.mean[rows])
-        unknown = {name: begin[:, i] for i, name in enumerate(names)}
-        return gauss_newton(None, unknown, data, linearized=linearized, tolerance=1e-3)
-
-    solution = solve(torch.arange(count), begin)
-    # A distance that chance does not explain may be a side valley: the prior is searched, widely, for a better one.
-    measured = (points.inverse_sd > 0).sum(-1)
-    distance = torch.nan_to_num(2.0 * solution.cost, nan=torch.inf, posinf=torch.inf)
-    odd = (torch.special.gammaincc(0.5 * measured, 0.5 * distance) < 1e-3).nonzero()[:, 0]  # chi-squared
-    if len(odd):
-        some = Gaussian(prior.mean[odd], prior.covariance), shared, Points(*(part[odd] for part in points))
-        again = solve(odd, _scattered(law, *some, 2.5, 401))
-        better = again.cost < solution.cost[odd]
-        for target, value in zip(pytree.tree_leaves(solution), pytree.tree_leaves(again), strict=True):
-            target[odd[better]] = value[better]
-    return _at_mode(solution, prior.covariance, names)
-
-
-def _at_mode(solution: Solution, population: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return mode, Laplace covariance (the population's where the Hessian is singular), convergence and distance."""
-    laplace = torch.linalg.inv_ex(solution.jacobian.mT @ solution.jacobian)[0]
-    bad = ~torch.isfinite(laplace).all(-1).all(-1)
-    laplace = torch.where(bad[:, None, None], population.expand_as(laplace), laplace)
-    mode = torch.stack([solution.params[name] for name in names], -1)
-    return mode, 0.5 * (laplace + laplace.mT), solution.converged, 2.0 * solution.cost
-
-
-def _scattered(
-    law: Law, prior: Gaussian, shared: Mapping[str, Tensor], points: Points, spread: float, count: int
-) -> Tensor:
-    """Return (specimens, fast): the most probable of values scattered around the prior's mean.
-
-    Args:
-        law, prior, shared, points: as for :func:`posterior`.
-        spread: how far they scatter, in the prior's standard deviations.
-        count: how many are tried; odd, so that the mean is among them.
-    """
-    base = spread * student_nodes(count, len(law.fast))[0]
-    moved = base @ torch.linalg.cholesky(prior.covariance).mT
-    best = []
-    for rows in torch.arange(len(prior.mean)).split(max(1, _CHUNK // (count * points.x.shape[1]))):
-        nodes = prior.mean[rows, None] + moved
-        params = {name: nodes[..., i] for i, name in enumerate(law.fast)}
-        params |= {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
-        misfit = (law.curve(params, points.x[rows, None]) - points.y[rows, None]) * points.inverse_sd[rows, None]
-        cost = (misfit**2).sum(-1) + (base**2).sum(-1)
-        best.append(nodes[torch.arange(len(rows)), cost.nan_to_num(nan=torch.inf).argmin(-1)])
-    return torch.cat(best)
+def _proposals(
+    law: Law,
+    prior: Mixture,
+    shared: Mapping[str, Tensor],
+    points: Points,
+    outliers: Outliers | None,
+    found: Hills,
+    count: int,
+) -> list[tuple[Tensor, Proposal]]:
+    """Return rows of specimens that have equally many hills, with where their nodes go."""
+    scale = torch.linalg.cholesky_ex(found.laplace)[0]
+    chunk = max(1, CHUNK // (count * points.x.shape[1]))
+    centre, evidence = torch.empty_like(found.mode), torch.empty_like(found.distance)
+    for kind in found.kind.unique().tolist():
+        for rows in (found.kind == kind).nonzero()[:, 0].split(4 * chunk):
+            at = found.specimen[rows]
+            some = Mixture.of(prior.rows(at).mode(kind)), shared, believed(points, outliers, at, found.wrong[rows])
+            centre[rows], scale[rows], evidence[rows] = pilot(law, *some, found.mode[rows], scale[rows], count)
+            evidence[rows] += prior.log_shares[kind]
+    if outliers is not None:
+        evidence = evidence + found.wrong.sum(-1) * np.log(outliers.share / (1.0 - outliers.share))
+    begin = first(found.specimen)
+    sizes = torch.diff(begin, append=torch.tensor([len(found.specimen)]))
+    groups = []
+    for size in sizes.unique().tolist():
+        rows = (sizes == size).nonzero()[:, 0]
+        at = begin[rows, None] + torch.arange(size)
+        share = torch.softmax(evidence[at].nan_to_num(nan=-torch.inf), -1).nan_to_num(1.0 / size)
+        share = share.clamp(min=_LEAST_SHARE)
+        groups.append((rows, Proposal(share / share.sum(-1, keepdim=True), centre[at], scale[at])))
+    return groups

@@ -12,18 +12,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scimeta.calibration import report
-from scimeta.calibration.importance import Gaussian
+from scimeta.calibration import prior_report
+from scimeta.calibration.conditions import activation_energy, condition_value
+from scimeta.calibration.discrepancy import Discrepancy
+from scimeta.calibration.export import numpyro_text, pymc_text
+from scimeta.calibration.intervals import Estimate
 from scimeta.calibration.law import Law
 from scimeta.calibration.misfit import Misfit
-from scimeta.calibration.units import find_named
+from scimeta.calibration.mixture import Gaussian, Mixture, Mode, widening
+from scimeta.calibration.outliers import Outliers
+from scimeta.calibration.prior_file import prior_content, prior_fields, read_prior_file
 from scimeta.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-_FORMAT = "scimeta prior, version 1"
+
+__all__ = ["Mode", "Prior", "read_prior_file"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +53,14 @@ class Prior:
         misfit: what the law gets wrong in the same way in every specimen; None if nothing of the kind was found.
         wander: the part of the noise that is no scatter but a smooth departure of each specimen from the law, as a
             standard deviation; it widens the bands of a curve.
+        modes: the kinds of specimens that the population consists of, if there are several; coefficients and
+            covariance are then those of all specimens together.
+        outliers: which part of the measurements is wrong and how far off; None if none is. The noise is that of the
+            others.
+        coefficient_errors: (1 + conditions, fast) standard errors of the coefficients; None where they are not known.
+        discrepancy: what the law misses along x, in all specimens and in each; None if nothing of the kind was found.
+            It and outliers exclude each other.
+        objective: what the means were learned for: "likelihood" or "predictive".
 
     Raises:
         ValueError: shapes that do not fit the law, a covariance that is not positive definite, a noise that is not
@@ -66,6 +80,11 @@ class Prior:
     converged: bool = True
     misfit: Misfit | None = None
     wander: float = 0.0
+    modes: tuple[Mode, ...] = ()
+    outliers: Outliers | None = None
+    coefficient_errors: np.ndarray | None = None
+    discrepancy: Discrepancy | None = None
+    objective: str = "likelihood"
 
     def __post_init__(self) -> None:
         fast, known = len(self.law.fast), len(self.conditions)
@@ -90,14 +109,65 @@ class Prior:
             raise ValueError(
                 f"prior of law {self.law.name}: wander must lie between 0 and the noise; got {self.wander}"
             )
+        errors = self.coefficient_errors
+        if errors is not None and (np.shape(errors) != self.coefficients.shape or not (np.asarray(errors) >= 0).all()):
+            raise ValueError(
+                f"prior of law {self.law.name}: coefficient_errors must be {self.coefficients.shape}, not negative"
+            )
+        self._check_modes()
+        self._check_outliers()
         missing = set(self.law.names) - set(self.law.fast) - set(self.shared)
         if missing:
             raise ValueError(f"prior of law {self.law.name}: no value for the shared {', '.join(sorted(missing))}")
+
+    def _check_outliers(self) -> None:
+        """Raise ValueError unless the outliers' numbers make sense and stand alone."""
+        if self.outliers is None:
+            return
+        share, shift, spread = self.outliers
+        if not (0.0 < share < 1.0 and 0.0 <= shift < np.inf and 0.0 < spread < np.inf):
+            raise ValueError(
+                f"prior of law {self.law.name}: outliers need a share between 0 and 1, a shift of 0 or more and a "
+                f"positive spread; got {self.outliers}"
+            )
+        if self.discrepancy is not None:
+            raise ValueError(f"prior of law {self.law.name}: outliers and a discrepancy exclude each other; drop one")
+
+    def _check_modes(self) -> None:
+        """Raise ValueError unless the modes have the population's shapes and share all of it."""
+        modes = tuple(
+            Mode(float(m[0]), np.asarray(m[1], dtype=float), np.asarray(m[2], dtype=float)) for m in self.modes
+        )
+        object.__setattr__(self, "modes", modes)
+        for i, (share, coefficients, covariance) in enumerate(modes):
+            name = f"prior of law {self.law.name}: mode {i + 1}"
+            if coefficients.shape != self.coefficients.shape or covariance.shape != self.covariance.shape:
+                raise ValueError(
+                    f"{name} has coefficients {coefficients.shape} and covariance {covariance.shape}; expected "
+                    f"{self.coefficients.shape} and {self.covariance.shape}"
+                )
+            if not (0.0 < share < 1.0 and np.isfinite(coefficients).all()):
+                raise ValueError(f"{name} needs finite coefficients and a share between 0 and 1; its share is {share}")
+            if not (np.allclose(covariance, covariance.T) and np.linalg.eigvalsh(covariance).min() > 0):
+                raise ValueError(f"{name}: the covariance is not positive definite")
+        if modes and abs(sum(mode.share for mode in modes) - 1.0) > 1e-6:
+            raise ValueError(f"prior of law {self.law.name}: the modes' shares do not add up to 1")
 
     @cached_property
     def corrected_law(self) -> Law:
         """The law with the family's misfit added to what it predicts; the law itself if there is none."""
         return self.law if self.misfit is None else self.misfit.corrected(self.law)
+
+    @cached_property
+    def departure(self) -> Discrepancy | None:
+        """The discrepancy that is expected of a new specimen: wider than that of the past, which was a sample."""
+        return self.discrepancy and self.discrepancy.predictive(len(self.past))
+
+    @property
+    def dof(self) -> float:
+        """Degrees of freedom with which the spread is known, of the least known kind; inf for a prior set by hand."""
+        least = min((mode.share for mode in self.modes), default=1.0) * len(self.past)
+        return max(least - sum(self.coefficients.shape) + 1, 3) if self.past else np.inf
 
     @property
     def origin(self) -> str:
@@ -114,13 +184,17 @@ class Prior:
         values = np.empty((len(conditions), len(self.conditions)))
         for i, given in enumerate(conditions):
             for j, name in enumerate(self.conditions):
-                key = find_named(name, given)
-                if key is None or not np.isfinite(given[key]):
+                who = names[i] if names else f"specimen {i}"
+                try:
+                    value = condition_value(name, given)
+                except ValueError as error:
+                    raise ValueError(f"{who}: {error}") from None
+                if value is None or not np.isfinite(value):
                     raise ValueError(
-                        f"{names[i] if names else f'specimen {i}'} has no condition {name!r}; the prior needs "
+                        f"{who} has no condition {name!r}; the prior needs "
                         f"{', '.join(self.conditions)}; given are {', '.join(given) or 'none'}"
                     )
-                values[i, j] = given[key]
+                values[i, j] = value
         return np.column_stack([np.ones(len(conditions)), (values - self.centre) / self.scale])
 
     def slopes(self) -> pd.DataFrame:
@@ -129,19 +203,42 @@ class Prior:
 
         return pd.DataFrame(self.coefficients[1:] / self.scale[:, None], list(self.conditions), list(self.law.fast))
 
+    def activation_energy(self, parameter: str, level: float = 0.9) -> Estimate:
+        """Return the activation energy of a rate, kJ/mol, of a prior learned with ``conditions=["1/T"]``.
+
+        See :func:`~scimeta.calibration.conditions.activation_energy`.
+        """
+        return activation_energy(self, parameter, level)
+
     def gaussian(self, design: np.ndarray) -> Gaussian:
         """Return what is expected of new specimens with this design matrix: (specimens, 1 + conditions).
 
-        Wider than the population, because mean and covariance were learned from so many specimens only: the variance of
-        the Student t that a new member of a Gaussian sample follows, (1 + regressors / specimens) dof / (dof - 2) with
-        dof = specimens - regressors - parameters + 1. Nothing is added to a prior set by hand.
+        Wider than the population, because mean and covariance were learned from so many specimens only, see
+        :func:`~scimeta.calibration.mixture.widening`. Nothing is added to a prior set by hand. Of several kinds it is
+        the one Gaussian with mean and covariance of all together.
         """
-        widening, count = 1.0, len(self.past)
-        if count:
-            regressors, fast = self.coefficients.shape
-            dof = max(count - regressors - fast + 1, 3)
-            widening = (1.0 + regressors / count) * dof / (dof - 2.0)
-        return Gaussian(torch.from_numpy(design @ self.coefficients), torch.from_numpy(widening * self.covariance))
+        widened = self._widening(len(self.past)) * self.covariance
+        return Gaussian(torch.from_numpy(design @ self.coefficients), torch.from_numpy(widened))
+
+    def population(self, design: np.ndarray) -> Mixture:
+        """Return what is expected of new specimens, kind by kind, each widened by what its own specimens leave open.
+
+        Args:
+            design: (specimens, 1 + conditions), of :meth:`design`.
+        """
+        if not self.modes:
+            return Mixture.of(self.gaussian(design))
+        shares, coefficients, covariances = (np.stack(part) for part in zip(*self.modes, strict=True))
+        widening = np.array([self._widening(share * len(self.past)) for share in shares])
+        return Mixture(
+            torch.from_numpy(np.log(shares)),
+            torch.from_numpy(np.einsum("sr,mrf->smf", design, coefficients)),
+            torch.from_numpy(widening[:, None, None] * covariances),
+        )
+
+    def _widening(self, count: float) -> float:
+        """Return the factor of a covariance that was learned from so many specimens; see :meth:`gaussian`."""
+        return widening(count, *self.coefficients.shape) if count else 1.0
 
     def shared_values(self) -> dict[str, torch.Tensor]:
         """Return name -> unconstrained scalar of the shared parameters."""
@@ -158,7 +255,13 @@ class Prior:
         import pandas as pd
 
         given = dict(zip(self.conditions, self.centre, strict=True)) if conditions is None else conditions
-        drawn = rng.multivariate_normal((self.design([given]) @ self.coefficients)[0], self.covariance, n)
+        design = self.design([given])
+        modes = self.modes or (Mode(1.0, self.coefficients, self.covariance),)
+        each = rng.multinomial(n, [mode.share for mode in modes]) if self.modes else [n]
+        parts = [((design @ m.coefficients)[0], m.covariance, k) for m, k in zip(modes, each, strict=True)]
+        drawn = np.concatenate([rng.multivariate_normal(*part) for part in parts])
+        if self.modes:
+            rng.shuffle(drawn)
         columns = dict(zip(self.law.fast, torch.from_numpy(drawn).unbind(-1), strict=True))
         columns |= {name: value.expand(n) for name, value in self.shared_values().items()}
         natural = self.law.constrain({name: columns[name] for name in self.law.names})
@@ -170,103 +273,49 @@ class Prior:
         from scipy import stats
 
         z = stats.norm.ppf(0.5 + 0.5 * level)
-        spread = dict(
-            zip(self.law.fast, zip(self.coefficients[0], np.sqrt(np.diag(self.covariance)), strict=True), strict=True)
-        ) | dict(self.shared)
+        spread = dict(self.shared) | {
+            name: (self.coefficients[0, i], self.covariance[i, i] ** 0.5) for i, name in enumerate(self.law.fast)
+        }
         rows = {}
         for name, parameter in self.law.parameters.items():
             mean, sd = spread[name]
-            ends = self.law.constrain({name: torch.tensor([mean, mean - z * sd, mean + z * sd])})[name].tolist()
+            ends = [mean, mean - z * sd, mean + z * sd]
+            if self.modes and not parameter.shared:
+                ends = self._quantiles(self.law.fast.index(name), (0.5, 0.5 - 0.5 * level, 0.5 + 0.5 * level))
+            ends = self.law.constrain({name: torch.tensor(ends, dtype=torch.float64)})[name].tolist()
             rows[name] = (*ends, parameter.unit, parameter.shared)
         return pd.DataFrame.from_dict(rows, "index", columns=["median", "lower", "upper", "unit", "shared"])
 
-    def __str__(self) -> str:
-        frame = self.to_frame()
-        lines = [f"prior of law {self.law.name}, {self.origin}", ""]
-        lines += [frame.drop(columns="shared").to_string(float_format=lambda v: f"{v:.4g}"), ""]
-        lines.append(f"lower to upper holds 90 % of the specimens{self._place()}")
-        if frame.shared.any():
-            lines.append(f"one value for all (with its 90 % interval): {', '.join(frame.index[frame.shared])}")
-        sd = np.sqrt(np.diag(self.covariance))
-        correlation = self.covariance / np.outer(sd, sd)
-        pairs = [
-            f"({a}, {b}) {correlation[i, j]:+.2f}"
-            for i, a in enumerate(self.law.fast)
-            for j, b in enumerate(self.law.fast)
-            if i < j
-        ]
-        if pairs:
-            lines.append(f"correlation: {', '.join(pairs)}")
-        for name, row in self.slopes().iterrows():
-            moves = ", ".join(f"{parameter} {slope:+.3g}" for parameter, slope in row.items())
-            lines.append(f"one more of {name} moves (unconstrained) {moves}")
-        unit = f" {self.law.y.unit}" if self.law.y.unit else ""
-        lines.append(
-            f"noise sd {self.noise:.3g}{unit}"
-            + (
-                f", of which {self.wander:.3g}{unit} is each specimen's own smooth departure from the law"
-                if self.wander
-                else ""
-            )
-        )
-        if self.misfit is not None:
-            size = float(np.abs(self.misfit.values).max())
-            lines.append(
-                f"the law misses by up to {size:.2g}{unit} in the same way in all specimens; predictions correct for it"
-            )
-        if not self.converged:
-            lines.append("learning: NOT CONVERGED")
-        return "\n".join(lines)
+    def _quantiles(self, parameter: int, levels: Sequence[float]) -> list[float]:
+        """Return quantiles of one parameter, unconstrained, over all kinds at the conditions' centre."""
+        from scipy import optimize, special
 
-    def _place(self) -> str:
-        """Return at which conditions the population is shown."""
-        values = [f"{name} = {value:.4g}" for name, value in zip(self.conditions, self.centre, strict=True)]
-        return f" at {', '.join(values)}" if values else ""
+        kinds = [(m.share, m.coefficients[0, parameter], m.covariance[parameter, parameter] ** 0.5) for m in self.modes]
+        lowest, highest = (f(mean + side * 9.0 * sd for _, mean, sd in kinds) for f, side in ((min, -1), (max, 1)))
+
+        def below(u: float, level: float) -> float:
+            return sum(share * special.ndtr((u - mean) / sd) for share, mean, sd in kinds) - level
+
+        return [float(optimize.brentq(below, lowest, highest, (level,))) for level in levels]
+
+    def __str__(self) -> str:
+        return prior_report.text(self)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the population: the median curve, where 50 and 90 % of the specimens lie, and the past specimens."""
-        ax = report.axes(ax, self.law)
-        x = np.linspace(min(0.0, self.x_range[0]), self.x_range[1], 200)
-        names, rng = self.law.names, np.random.default_rng(0)
-        draws = self.sample(2000, rng)
-        u = self.law.unconstrain({name: torch.tensor(draws[name].to_numpy()) for name in names})
-        curves = self.corrected_law.curve(u, torch.from_numpy(x)).numpy()
-        for level, alpha in ((0.9, 0.15), (0.5, 0.25)):
-            lower, upper = np.quantile(curves, [0.5 - level / 2, 0.5 + level / 2], axis=0)
-            ax.fill_between(x, lower, upper, color="C0", alpha=alpha, lw=0, label=f"{level:.0%} of specimens")
-        shared = self.shared_values()
-        for i, row in enumerate(list(self.past.values())[:60]):
-            u = {**dict(zip(self.law.fast, torch.from_numpy(np.asarray(row)), strict=True)), **shared}
-            label = "past specimens" if i == 0 else None
-            ax.plot(x, self.corrected_law.curve(u, torch.from_numpy(x)), color="k", lw=0.5, alpha=0.4, label=label)
-        ax.plot(x, np.median(curves, axis=0), color="C0", label="median")
-        ax.set_title(f"{self.law.name}: population{self._place()}, {self.origin}", fontsize="medium")
-        ax.legend(frameon=False)
-        return ax
+        return prior_report.draw(self, ax)
+
+    def to_pymc(self) -> str:
+        """Return the prior as Python text for a PyMC model, see :func:`~scimeta.calibration.export.pymc_text`."""
+        return pymc_text(self)
+
+    def to_numpyro(self) -> str:
+        """Return the prior as Python text for a NumPyro model, see :func:`~scimeta.calibration.export.numpyro_text`."""
+        return numpyro_text(self)
 
     def save(self, path: str | Path) -> Path:
         """Write the prior as a readable JSON file, whole or not at all; returns the path."""
-        law = self.law
-        content = {
-            "format": _FORMAT,
-            "law": _signature(law),
-            "coefficients": self.coefficients.tolist(),
-            "covariance": self.covariance.tolist(),
-            "noise": self.noise,
-            "wander": self.wander,
-            "conditions": {
-                n: {"centre": c, "scale": s}
-                for n, c, s in zip(self.conditions, self.centre.tolist(), self.scale.tolist(), strict=True)
-            },
-            "shared": {name: {"value": v, "standard error": e} for name, (v, e) in self.shared.items()},
-            "x range": list(self.x_range),
-            "converged": self.converged,
-            "misfit": None
-            if self.misfit is None
-            else {"lower": self.misfit.lower, "upper": self.misfit.upper, "values": self.misfit.values.tolist()},
-            "past": {name: np.asarray(row).tolist() for name, row in self.past.items()},
-        }
-        text = json.dumps(content, indent=1, allow_nan=False)
+        text = json.dumps(prior_content(self), indent=1, allow_nan=False)
         return write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     @staticmethod
@@ -281,68 +330,8 @@ class Prior:
             FileNotFoundError: no such file.
             ValueError: the file is truncated, not a prior, or of another law.
         """
-        content = read_prior_file(path)
-        if content["law"] != _signature(law):
-            theirs, ours = content["law"], _signature(law)
-            key = next(key for key in ours if theirs.get(key) != ours[key])
-            raise ValueError(
-                f"{path} was learned with another law: its {key} is {theirs.get(key)!r}, that of law {law.name} is "
-                f"{ours[key]!r}"
-            )
+        fields = prior_fields(path, law)
         try:
-            conditions, misfit = content["conditions"], content["misfit"]
-            return Prior(
-                law,
-                np.array(content["coefficients"], float),
-                np.array(content["covariance"], float),
-                float(content["noise"]),
-                tuple(conditions),
-                np.array([c["centre"] for c in conditions.values()], float),
-                np.array([c["scale"] for c in conditions.values()], float),
-                {n: (float(s["value"]), float(s["standard error"])) for n, s in content["shared"].items()},
-                {name: np.array(row, float) for name, row in content["past"].items()},
-                (float(content["x range"][0]), float(content["x range"][1])),
-                content["converged"] is True,
-                misfit and Misfit(float(misfit["lower"]), float(misfit["upper"]), np.array(misfit["values"], float)),
-                float(content["wander"]),
-            )
-        except KeyError as error:
-            raise ValueError(f"{path} is damaged: it has no {error}; learn the prior again") from error
-        except (TypeError, IndexError, AttributeError, ValueError) as error:
+            return Prior(law, **fields)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); learn the prior again") from error
-
-
-def read_prior_file(path: str | Path) -> dict:
-    """Return the content of a prior file as a dict, its law's name under ["law"]["name"].
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a whole prior file.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a prior file")
-    if not path.is_file():
-        raise FileNotFoundError(f"no prior file {path}; make one with learn_prior(...).save({str(path)!r})")
-    text = path.read_bytes().decode("utf-8-sig", errors="replace")
-    if text.strip() and not text.lstrip().startswith("{"):
-        raise ValueError(f"{path} is not a prior file of this version (expected JSON with format {_FORMAT!r})")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not a whole prior file ({error}); learn the prior again") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("law"), dict):
-        raise ValueError(f"{path} is not a prior file of this version (expected format {_FORMAT!r})")
-    return content
-
-
-def _signature(law: Law) -> dict:
-    """Return what makes two laws the same to a prior: name, parameters, axes."""
-    return {
-        "name": law.name,
-        "parameters": {
-            n: {"unit": p.unit, "support": p.support, "shared": p.shared} for n, p in law.parameters.items()
-        },
-        "x": list(law.x),
-        "y": list(law.y),
-    }

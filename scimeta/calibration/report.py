@@ -28,7 +28,8 @@ def text(fit: Calibration) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in (header, *rows)
     ]
-    lines += ["", *_correlations(fit), *_scatter(fit), *([] if batch.averaged else _goodness(fit))]
+    lines += ["", *_correlations(fit), *_scatter(fit), *_belonging(fit), *([] if batch.averaged else _goodness(fit))]
+    lines += [fit.family.sentence] if batch.prior is not None and len(curve) else []
     lines.append("solve: converged" if fit.converged else "solve: NOT CONVERGED; the values are where it stopped")
     if batch.reasons[0]:
         lines.append(f"no intervals: {batch.reasons[0]}")
@@ -59,6 +60,8 @@ def _scatter(fit: Calibration) -> list[str]:
     """Return what the residuals are measured against."""
     y = fit.law.y
     unit = f" {y.unit}" if y.unit else ""
+    if not len(fit.curve):
+        return ["not measured: this is what the prior expects under its conditions"]
     rms = float(np.sqrt(np.mean(fit.residuals() ** 2)))
     if not np.isfinite(fit.batch.noise[0]):
         return [f"residual rms {rms:.3g}{unit}, no more points than parameters"]
@@ -67,7 +70,36 @@ def _scatter(fit: Calibration) -> list[str]:
     else:
         how = "of the prior" if fit.batch.averaged else "from the residuals"
         noise = f"noise sd {fit.batch.noise[0]:.3g}{unit} ({how})"
-    return [f"residual rms {rms:.3g}{unit}, {noise}"]
+    return [f"residual rms {rms:.3g}{unit}, {noise}", *_misfit(fit)]
+
+
+def _belonging(fit: Calibration) -> list[str]:
+    """Return which kind the specimen is of, where the prior has several, and which of its points are outliers."""
+    lines = []
+    if fit.batch.kinds is not None:
+        chances = fit.batch.kinds[0]
+        ranked = ", ".join(f"{i + 1} ({_percent(chances[i])})" for i in np.argsort(-chances, kind="stable"))
+        lines.append(f"kind of specimen, as print(prior) counts them: {ranked}")
+    x = fit.law.x
+    for place, chance in zip(fit.curve.x, fit.outlier_probability(), strict=True):
+        if chance > 0.5:
+            where = f"{x.name} = {place:.4g} {x.unit}".rstrip()
+            lines.append(f"the point at {where} is probably an outlier ({_percent(chance)})")
+    return lines
+
+
+def _percent(chance: float) -> str:
+    """Return a probability that never reads as certain."""
+    return "> 99 %" if chance > 0.995 else "< 1 %" if chance < 0.005 else f"{100 * chance:.0f} %"
+
+
+def _misfit(fit: Calibration) -> list[str]:
+    """Return how much of the band is the law's misfit."""
+    found = fit.batch.discrepancy
+    if found is None:
+        return []
+    share = float(fit.batch.misfit_share(np.linspace(found.knots[0], found.knots[-1], 60))[0])
+    return [f"misfit of the law along {fit.law.x.name}: {share:.0%} of the variance behind the band"]
 
 
 def _goodness(fit: Calibration) -> list[str]:
@@ -91,13 +123,18 @@ def draw(fit: Calibration, ax: Axes | None) -> Axes:
     ax = axes(ax, fit.law)
     curve, level = fit.curve, fit.batch.level
     values = fit.estimates
-    x = np.linspace(min(0.0, curve.x.min()), _reach(fit), 300)
+    x = np.linspace(curve.x.min(initial=0.0), _reach(fit), 300)
     if not fit.batch.reasons[0]:
         band = fit.band(x)
         ax.fill_between(x, band.lower, band.upper, color="C0", alpha=0.2, lw=0, label=f"{level:.0%} band")
     ax.plot(x, fit.predict(x), color="C0", label=f"{fit.law.name}, expected")
     error = None if curve.sigma is None else np.nan_to_num(curve.sigma)
-    ax.errorbar(curve.x, curve.y, error, fmt="o", color="k", ms=5, capsize=2, label=f"{curve.name}, measured", zorder=3)
+    if len(curve):
+        label = f"{curve.name}, measured"
+        ax.errorbar(curve.x, curve.y, error, fmt="o", color="k", ms=5, capsize=2, label=label, zorder=3)
+    wrong = fit.outlier_probability() > 0.5
+    if wrong.any():
+        ax.plot(curve.x[wrong], curve.y[wrong], "o", color="C3", ms=5, label="probably outliers", zorder=4)
     ax.set_title("   ".join(str(e).split(" (")[0] for e in values.values()), fontsize="medium")
     ax.legend(frameon=False)
     return ax
@@ -105,6 +142,8 @@ def draw(fit: Calibration, ax: Axes | None) -> Axes:
 
 def _reach(fit: Calibration) -> float:
     """Return where the drawing ends: where the expected curve has stopped to change, at most six times the data."""
+    if not len(fit.curve):
+        return fit.batch.prior.x_range[1]
     last = float(fit.curve.x.max())
     x = np.linspace(0.0, 6.0 * last, 400)[1:]
     y = fit.predict(x)

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+GAS_CONSTANT = 8.314462618
+"""J/(mol K)."""
+
 _SHARES = {"%", "percent", "permille", "‰", "ppm"}
 _WITH_UNIT = re.compile(r"(.*?)\s*(?:\[([^][]*)\]|\(([^()]*)\))")
 

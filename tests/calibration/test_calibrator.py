@@ -207,10 +207,10 @@ def test_extreme_points_get_right_intervals_or_none_with_a_reason(jmak, truth, x
 
 class TestNotConverged:
     def test_a_fit_that_does_not_converge_warns_and_has_no_interval(self, line):
-        """A law whose derivative is NaN wherever it is not 0: no step can be taken."""
+        """A law that is infinite at the last point of B: no step can be taken."""
         law = Law(
             "broken",
-            lambda x, a: a * x + torch.where(x > 2.5, torch.nan, 0.0),
+            lambda x, a: a * x + torch.where(x > 2.5, torch.inf, 0.0),
             {"a": Parameter()},
             Axis("x"),
             Axis("y"),

@@ -283,10 +283,15 @@ class TestWander:
 
     def test_smooth_departures_of_each_specimen_are_told_from_scatter(self, line):
         """The line takes part of the sine; what is left shows in the noise, and most of it is wander."""
-        prior = learn_prior(line, self.family(0.2, 7))
-        assert prior.noise > 0.15
+        prior = learn_prior(line, self.family(0.2, 7)[:8])  # too few to learn where they depart
+        assert prior.noise > 0.15 and prior.discrepancy is None
         assert prior.wander == pytest.approx((prior.noise**2 - 0.1**2) ** 0.5, rel=0.1)
         assert "smooth departure" in str(prior)
+
+    def test_of_more_specimens_it_is_learned_where_they_depart(self, line):
+        prior = learn_prior(line, self.family(0.2, 7))
+        assert prior.noise == pytest.approx(0.1, rel=0.1) and prior.wander == 0.0
+        assert "the law misses along time, most near" in str(prior)
 
 
 class TestDoor:

@@ -140,7 +140,8 @@ class TestLearned:
         """k and n of long curves stay where least squares on the bare law puts them: the misfit cannot stand in."""
         curves, _ = powers(2, 60)
         with_it, without = (
-            Calibrator(jmak, p).fit_many(curves).estimates() for p in (wrong, replace(wrong, misfit=None))
+            Calibrator(jmak, p).fit_many(curves).estimates()
+            for p in (wrong, replace(wrong, misfit=None, discrepancy=None))
         )
         for name in ("k", "n"):
             shift = np.log(with_it[name]["value"] / without[name]["value"])

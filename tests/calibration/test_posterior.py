@@ -10,9 +10,10 @@ import torch
 from scipy import stats
 
 from scimeta.calibration.curves import Curve
-from scimeta.calibration.importance import Gaussian, Points, student_nodes
+from scimeta.calibration.importance import Points, student_nodes
 from scimeta.calibration.intervals import weighted_quantiles
 from scimeta.calibration.law import Parameter
+from scimeta.calibration.mixture import Gaussian
 from scimeta.calibration.posterior import Posterior, measured, posterior
 
 SPECIMENS = 24

@@ -182,6 +182,40 @@ def test_a_law_of_the_users_own_learns_and_fits(folder: Path, capsys: pytest.Cap
     assert pd.read_csv(folder / "own.csv")["rate [1/h]"].to_numpy() == pytest.approx(rates, rel=0.1)
 
 
+def test_what_to_measure_next_is_what_the_fit_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "next prior.json new.csv --by alloy --candidates 20:200:10 --target k --csv next.csv --plot next.png"
+    assert main(shlex.split(line)) == 0
+    prior = Prior.load(folder / "prior.json", kinetics.JMAK)
+    fit = Calibrator(kinetics.JMAK, prior).fit([10, 20, 30, 40], [-0.008, 0.0504, 0.1342, 0.2754], name="A61")
+    plan = fit.next_measurement(np.linspace(20, 200, 10), "k")
+    said = capsys.readouterr().out
+    assert str(plan) in said and "scores: next.csv" in said and "figure: next.png" in said
+    table = pd.read_csv(folder / "next.csv")
+    assert list(table.columns) == ["specimen", "time [s]", "expected std of k [1/s]"]
+    assert table["expected std of k [1/s]"].to_numpy() == pytest.approx(plan.score, rel=1e-12, nan_ok=True)
+    assert table["expected std of k [1/s]"].isna().sum() == 2  # 20 and 40 s were measured
+    assert (folder / "next.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_candidates_the_range_of_the_past_is_searched(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split("next prior.json new.csv --by alloy")) == 0
+    past = np.concatenate([curve.x for curve in datasets.alloys()])
+    said = capsys.readouterr().out
+    assert f"of 60 candidates from {past.min():.4g} to {past.max():.4g} s" in said
+    assert "expected to tell" in said
+    assert main(shlex.split("next prior.json new.csv --by alloy --candidates 50,100 --target 150")) == 0
+    assert "std of fraction at time = 150 s is expected to go" in capsys.readouterr().out
+
+
+def test_many_specimens_are_each_told_what_is_next(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "new.csv").write_text(POINTS + "B,50,0.3\nC,10,1.4\nC,20,0.0\nC,30,1.4\n")
+    assert main(shlex.split("next prior.json new.csv --by alloy --candidates 60,90,120 --csv next.csv")) == 0
+    said = capsys.readouterr()
+    assert "specimen  measure at time [s]  expected information [nats]" in said.out
+    assert "warning: C is left out: no next measurement of C: " in said.err
+    assert pd.read_csv(folder / "next.csv")["specimen"].tolist() == ["A61"] * 3 + ["B"] * 3
+
+
 def test_rows_of_several_specimens_taken_as_one_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "new.csv").write_text(POINTS + "B,50,0.9\n")
     assert main(shlex.split("fit prior.json new.csv")) == 0
@@ -195,7 +229,11 @@ def test_declared_replicates_are_read(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, example in (("learn", "scimeta learn past.csv --law jmak"), ("fit", "scimeta fit prior.json new.csv")):
+    for command, example in {
+        "learn": "scimeta learn past.csv --law jmak",
+        "fit": "scimeta fit prior.json new.csv",
+        "next": "scimeta next prior.json new.csv --candidates",
+    }.items():
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])
         assert ended.value.code == 0
@@ -273,6 +311,19 @@ def test_a_bad_table_is_refused_in_one_sentence(
         ),
         ("learn past.csv --law broken.py:x --by alloy -o p.json", "broken.py does not run: ZeroDivisionError"),
         ("learn past.csv --law syntax.py:x --by alloy -o p.json", "syntax.py does not run: SyntaxError"),
+        ("next none.json new.csv", "no prior file none.json; make one with scimeta learn"),
+        ("next prior.json new.csv --by alloy --candidates 1:2", "expected numbers as in 10,20,40, or FROM:TO:COUNT"),
+        ("next prior.json new.csv --by alloy --candidates 1,two", "--candidates: 'two' is not a number"),
+        ("next prior.json new.csv --by alloy --candidates ,", "candidates have shape (0,); pass a flat array of one x"),
+        ("next prior.json new.csv --by alloy --candidates nan", "candidates[0] is not finite"),
+        (
+            "next prior.json new.csv --by alloy --candidates 5,-5",
+            "candidates[1] = -5 is outside the law's domain: time",
+        ),
+        ("next prior.json new.csv --by alloy --target K", "Unknown target 'K' of law JMAK; it has k [1/s], n"),
+        ("next prior.json new.csv --by alloy --candidates 10", "A61 was measured at every candidate already"),
+        ("next prior.json past.csv --by alloy --plot next.png", "--plot draws one specimen, past.csv has 60"),
+        ("next prior.json new.csv --by alloy --csv new.csv", "new.csv would replace what is read"),
         ("fit prior.json nounit.csv --convert", "column 'time' names no unit; state it, as in --x 'time [unit]'"),
     ],
 )
