@@ -25,6 +25,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 
 from scimeta import Calibrator, Curve, LeastSquares, Prior, datasets, learn_prior
 from scimeta.calibration.laws import ONE_COMPARTMENT, in_units
@@ -147,7 +148,7 @@ figure.savefig(folder / "2_three_samples.png", dpi=150)
 patient = patients[0]
 fit = Calibrator(LAW, priors[patient.name]).fit(patient.x[[1, 3, 6]], patient.y[[1, 3, 6]], name=patient.name)
 print(fit)
-draws = fit.sample(2000)
+draws = fit.sample(2000, torch.Generator().manual_seed(0))
 late = np.linspace(2.0, 48.0, 1000)
 ke, ka, Cl = (draws[name].to_numpy()[:, None] for name in ("ke", "ka", "Cl"))
 levels = doses[patient.name] * ke * ka / (Cl * (ka - ke)) * (np.exp(-ke * late) - np.exp(-ka * late))
@@ -160,17 +161,11 @@ print(f"area under the curve {area.median():.0f} h mg/L ({area.quantile(0.05):.0
 # ## What was claimed
 
 # %%
-for name in SAMPLES:
-    ours, squares = judged.loc[(name, "scimeta")], judged.loc[(name, "least squares")]
-    assert ours["rms error"] < squares["rms error"]
-if not SMOKE:
-    assert (
-        judged.loc[("0.5, 2 and 7 h", "scimeta"), "rms error"]
-        < judged.loc[("0.5, 2 and 7 h", "mean of the others"), "rms error"]
-    )
-    assert (
-        judged.loc[("the first hour", "scimeta"), "rms error"]
-        < judged.loc[("the first hour", "mean of the others"), "rms error"]
-    )
+early = judged.loc["the first hour", "rms error"]
+assert early["scimeta"] < min(early["least squares"], early["mean of the others"])
+assert all(prior.discrepancy is not None for prior in priors.values())
+if not SMOKE:  # two patients decide nothing more
+    late = judged.loc["0.5, 2 and 7 h", "rms error"]
+    assert late["scimeta"] < min(late["least squares"], late["mean of the others"])
     assert judged["band holds"].dropna().between(0.83, 0.97).all()
 print(f"all claims hold; figures in {folder}")

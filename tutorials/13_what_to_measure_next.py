@@ -21,6 +21,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 
 from scimeta import Calibrator, Curve, datasets, learn_prior
 from scimeta.domains import kinetics
@@ -64,7 +65,7 @@ for name in ("n", "X at 200 s"):
 
 t = np.linspace(0.0, 300.0, 300)
 figure, axes = plt.subplots(2, 2, figsize=(9.6, 6.6), layout="constrained")
-draws = fit.sample(60)
+draws = fit.sample(60, torch.Generator().manual_seed(0))
 for _, row in draws.iterrows():
     axes[0, 0].plot(t, fraction(t, row["k"], row["n"]), color="C0", lw=0.6, alpha=0.4)
 axes[0, 0].plot([60], [0.2], "o", color="k", ms=5)
