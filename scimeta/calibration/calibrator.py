@@ -103,7 +103,7 @@ class Calibrator:
         points, departure, bumps = data.points(prior.noise), prior.departure, None
         absorbed = points if departure is None else departure.absorbed(points)
         found = posterior(law, population, shared, absorbed, outliers=prior.outliers)
-        kinds, covariance = _kinds(population, found), found.covariance
+        covariance = found.covariance
         if departure is not None:
             found, bumps = _with_bumps(departure, law, shared, points, found)
         count, converged = len(found.mode), found.converged.numpy()
@@ -133,7 +133,6 @@ class Calibrator:
             reasons=_reasons(
                 converged, found.effective.numpy(), found.distance.numpy(), data.mask.sum(-1).numpy(), prior.dof
             ),
-            kinds=kinds,
             discrepancy=departure,
             bumps=bumps,
             prior=prior,
@@ -155,13 +154,6 @@ def _check_numbers(law: Law, population: Mixture, shared: Mapping[str, Tensor], 
     own = {name: (middle[:, i], population.variance()[0, i].sqrt()) for i, name in enumerate(law.fast)}
     centre = {**shared, **{name: m for name, (m, _) in own.items()}}
     check_numbers(law, centre, {name: sd for name, (_, sd) in own.items()}, data.x)
-
-
-def _kinds(population: Mixture, found: Posterior) -> np.ndarray | None:
-    """Return (specimens, modes): probability of each kind; None if there is one."""
-    if len(population.log_shares) == 1:
-        return None
-    return (population.memberships(found.nodes) * found.weights).sum(-1).T.numpy()
 
 
 def _with_bumps(

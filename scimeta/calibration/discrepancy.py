@@ -200,7 +200,8 @@ class Moments(NamedTuple):
 def first_discrepancy(x: Tensor, mask: Tensor, noise: float) -> Discrepancy | None:
     """Return a discrepancy to start from: knots at quantiles of x, half of the noise's variance at each.
 
-    Half as many knots as a specimen has points: with a knot at every point no misfit is told from noise.
+    One knot more than half as many as a specimen has points, six at most: with a knot at every point no misfit is told
+    from noise.
 
     Args:
         x: (specimens, points).

@@ -50,7 +50,6 @@ class Calibrations(Sequence["Calibration"]):
         level: of the intervals.
         source: what the fit rests on, for the report.
         reasons: (specimens,) why the intervals of a specimen are withheld; "" where they are not.
-        kinds: (specimens, modes) probability that a specimen is of each kind of the prior's; None if it has one.
         prior: of the family that the specimens are taken to belong to; None of a fit without one.
         discrepancy: what the law misses along x; None if nothing is believed to be.
         bumps: (specimens, nodes, knots) how far at each node, in the unit of y.
@@ -71,7 +70,6 @@ class Calibrations(Sequence["Calibration"]):
     level: float
     source: str
     reasons: tuple[str, ...]
-    kinds: np.ndarray | None = None
     prior: Prior | None = None
     discrepancy: Discrepancy | None = None
     bumps: Tensor | None = None
@@ -113,7 +111,6 @@ class Calibrations(Sequence["Calibration"]):
             self.level,
             self.source,
             tuple(self.reasons[i] for i in rows),
-            None if self.kinds is None else self.kinds[rows],
             self.prior,
             self.discrepancy,
             None if self.bumps is None else self.bumps[rows],
@@ -194,6 +191,16 @@ class Calibrations(Sequence["Calibration"]):
             own, other = (_variance(part, weights).sum(-1) for part in (misfit, law))
             shares.append(own / (own + other).clamp(min=1e-300))
         return torch.cat(shares).numpy()
+
+    @cached_property
+    def kinds(self) -> np.ndarray | None:
+        """(specimens, modes) probability that a specimen is of each kind of the prior's; None if it has one."""
+        if self.prior is None or not self.prior.modes:
+            return None
+        design = self.prior.design([curve.conditions for curve in self.curves])
+        fast = [self.law.names.index(name) for name in self.law.fast]
+        members = self.prior.population(design).memberships(self.nodes[..., fast])
+        return (members * self.weights).sum(-1).T.numpy()
 
     @cached_property
     def families(self) -> list[Membership]:

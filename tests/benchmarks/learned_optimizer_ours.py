@@ -25,7 +25,7 @@ from scimeta.domains import landscapes
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
 WINDOW, BURN_IN, TASKS = 20, 130, 128
-OUTER_STEPS, GROWTH = (5, 5) if SMOKE else (400, 300)
+OUTER_STEPS, GROWTH = (5, 5) if SMOKE else (370, 280)
 LR = 4e-3
 GUARD_LR = 0.02  # of the Adam that a guard falls back to
 BOTH_STEPS, BOTH_TASKS, BOTH_LR = (2, 8, 1e-3) if SMOKE else (300, 64, 1e-3)
