@@ -142,14 +142,15 @@ def coefficient_errors(design: Tensor, covariance: Tensor, posterior: Tensor) ->
         covariance: (fast, fast), of the population.
         posterior: (specimens, fast, fast).
     """
-    inverse = torch.linalg.inv(covariance)
-    told = inverse - inverse @ posterior @ inverse  # (specimens, fast, fast)
+    sd = covariance.diagonal().sqrt()  # in whose units no parameter is lost beside another
+    inverse = torch.linalg.inv(covariance / sd.outer(sd))
+    told = inverse - inverse @ (posterior / sd.outer(sd)) @ inverse  # (specimens, fast, fast)
     values, vectors = torch.linalg.eigh(0.5 * (told + told.mT))
     told = (vectors * values.clamp(min=0.0)[:, None]) @ vectors.mT
     regressors, fast = design.shape[1], len(covariance)
     information = torch.einsum("sr,sq,sfg->rfqg", design, design, told).reshape(regressors * fast, regressors * fast)
     error = torch.linalg.pinv(information, hermitian=True).diagonal().clamp(min=0.0).sqrt()
-    return error.reshape(regressors, fast).numpy()
+    return (sd * error.reshape(regressors, fast)).numpy()
 
 
 def _parsed(name: str) -> tuple[_Form | None, str]:

@@ -67,8 +67,8 @@ def learn_prior(
             population's standard deviations.
 
     Raises:
-        ValueError: too few specimens, more modes than they can carry, a condition that is missing or constant, units
-            that differ from the law's, numbers that cannot be what the law describes.
+        ValueError: too few specimens, more modes than they can carry, no step, a past of zeros, a condition that is
+            missing or constant, units that differ from the law's, numbers that cannot be what the law describes.
 
     Reference: Dempster, Laird, Rubin, J. R. Stat. Soc. B 39, 1 (1977); Lindstrom, Bates, Biometrics 46, 673 (1990).
 
@@ -87,10 +87,14 @@ def learn_prior(
         raise ValueError(f'learn_prior: objective is "likelihood" or "predictive"; got {objective!r}')
     if isinstance(conditions, str):
         raise TypeError(f"conditions must be a list of names; pass [{conditions!r}]")
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"learn_prior: steps must be a whole number, 1 or more; got {steps!r}")
     data = measured(law, curves)
     for curve in curves:
         if not len(curve):
             raise ValueError(f"specimen {curve.name} has no points, so that nothing is learned of it; leave it out")
+    if not data.y[data.mask].any():
+        raise ValueError("learn_prior: y is 0 at every point of every specimen; was the right column read?")
     conditions = tuple(resolved(name, curves[0].conditions) for name in conditions)
     design, centre, scale = _design(curves, conditions, len(law.fast))
     past = Past(law, data, design)
@@ -185,7 +189,7 @@ def _require_modes(past: Past, modes: int | str) -> None:
     """Raise ValueError unless there are specimens enough for so many kinds."""
     if modes == "auto":
         return
-    if isinstance(modes, bool) or not isinstance(modes, int) or modes < 1:
+    if isinstance(modes, bool) or not isinstance(modes, int | np.integer) or modes < 1:
         raise ValueError(f'learn_prior: modes must be "auto" or a whole number, 1 or more; got {modes!r}')
     least, count = least_specimens(past), len(past.design)
     if modes > 1 and modes * least > count:

@@ -20,6 +20,7 @@ _NODES = 61  # a specimen, to compare numbers of kinds; what is chosen is then l
 _STARTS = 6
 _FOLD_STARTS = 2  # of the folds, which sort their own specimens anew: none may know those left out
 _STEPS = 100
+_ANY = 0.5  # specimens that a kind must have if it was asked for; fewer are none
 _STILL = 0.01  # nats that a step must gain to go on
 _CLEARLY = 1.0  # standard errors that one kind more must gain on the specimens left out,
 GAIN = 7.0  # and nats in all; of 20 specimens one kind gained up to 5, two gained 10 or more
@@ -61,12 +62,13 @@ def chosen_modes(past: Past, population: Population, found: Posterior, modes: in
     Args:
         past: all specimens.
         population, found: of one kind, with the specimens' posteriors.
-        modes: how many; None for as many as foretell specimens that were left out (in ten folds) better than one fewer
-            does, by more than a standard error and seven nats.
+        modes: how many (one where specimens that are exactly alike leave a kind empty); None for as many as foretell
+            specimens that were left out (in ten folds) better than one fewer does, by more than a standard error and
+            seven nats.
     """
     cloud, least, best = Cloud.of(past, population, found), least_specimens(past), population.modes
     if modes is not None:
-        return best if modes == 1 else (_fitted(cloud, modes, 0.0)[0] or best)
+        return best if modes == 1 else (_fitted(cloud, modes, _ANY)[0] or best)
     evidence, foretold = _fitted(cloud, 1, 0.0)[1], None
     for count in range(2, min(MOST, len(past.design) // least) + 1):
         fitted, its = _fitted(cloud, count, least)
@@ -126,7 +128,8 @@ def _splits(cloud: Cloud, count: int, starts: int) -> list[Tensor]:
         centres = values[rng.integers(len(values))][None]
         while len(centres) < count:  # far from those that there are
             square = ((values[:, None] - centres) ** 2).sum(-1).min(1)
-            centres = np.vstack([centres, values[rng.choice(len(values), p=square / square.sum())]])
+            chance = square / square.sum() if square.any() else None  # specimens may be exactly alike
+            centres = np.vstack([centres, values[rng.choice(len(values), p=chance)]])
         for _ in range(20):
             labels = ((values[:, None] - centres) ** 2).sum(-1).argmin(1)
             centres = np.array(

@@ -56,9 +56,9 @@ def fitted_modes(design: Tensor, nodes: Tensor, members: Tensor, held: Tensor | 
     if len(count) > 1:
         pooled = (count[:, None, None] * covariances).sum(0) / count.sum()
         covariances = (count[:, None, None] * covariances + fast * pooled) / (count + fast)[:, None, None]
-    # A direction in which all specimens are alike would otherwise shrink for ever.
-    eye = torch.eye(fast, dtype=nodes.dtype)
-    return Modes(count / count.sum(), coefficients, 0.5 * (covariances + covariances.mT) + 1e-10 * eye)
+    # A direction in which all specimens are alike would otherwise shrink for ever. Real ones may be small in any unit.
+    least = 1e-10 * torch.diag(nodes.square().mean((0, 1)).clamp(max=1.0))
+    return Modes(count / count.sum(), coefficients, 0.5 * (covariances + covariances.mT) + least)
 
 
 def _noise(past: Past, population: Population, found: Posterior) -> tuple[float, Outliers | None]:
@@ -111,8 +111,10 @@ def moved_shared(past: Past, population: Population, found: Posterior) -> tuple[
     at the modes, y - f = J_shared step + J_fast deviation + noise.
     """
     information, score = _shared_information(past, population, found), _shared_score(past, population, found)
-    step = (torch.linalg.pinv(information, hermitian=True) @ score[:, None])[:, 0]
-    variance = torch.linalg.pinv(information, hermitian=True).diagonal().clamp(min=0.0)
+    scale = information.diagonal().clamp(min=1e-300).rsqrt()  # whatever their units, none counts for nothing
+    covariance = scale[:, None] * torch.linalg.pinv(scale[:, None] * information * scale, hermitian=True) * scale
+    step = covariance @ score
+    variance = covariance.diagonal().clamp(min=0.0)
     shared = {}
     for i, (name, value) in enumerate(population.shared.items()):
         real = past.law.parameters[name].support == "real"

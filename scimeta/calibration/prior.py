@@ -96,7 +96,7 @@ class Prior:
                 raise ValueError(f"prior of law {self.law.name}: {name} has shape {value.shape}; expected {shape}")
             if not np.isfinite(value).all():
                 raise ValueError(f"prior of law {self.law.name}: {name} is not finite")
-        if not np.allclose(self.covariance, self.covariance.T) or np.linalg.eigvalsh(self.covariance).min() <= 0:
+        if not _positive_definite(self.covariance):
             raise ValueError(f"prior of law {self.law.name}: the covariance is not positive definite")
         if not (np.isfinite(self.noise) and self.noise > 0):
             raise ValueError(f"prior of law {self.law.name}: noise must be positive; got {self.noise}")
@@ -148,7 +148,7 @@ class Prior:
                 )
             if not (0.0 < share < 1.0 and np.isfinite(coefficients).all()):
                 raise ValueError(f"{name} needs finite coefficients and a share between 0 and 1; its share is {share}")
-            if not (np.allclose(covariance, covariance.T) and np.linalg.eigvalsh(covariance).min() > 0):
+            if not _positive_definite(covariance):
                 raise ValueError(f"{name}: the covariance is not positive definite")
         if modes and abs(sum(mode.share for mode in modes) - 1.0) > 1e-6:
             raise ValueError(f"prior of law {self.law.name}: the modes' shares do not add up to 1")
@@ -335,3 +335,15 @@ class Prior:
             return Prior(law, **fields)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); learn the prior again") from error
+
+
+def _positive_definite(covariance: np.ndarray) -> bool:
+    """Return True for a covariance that is symmetric and positive definite, judged by its correlations.
+
+    Parameters in very different units would otherwise hide each other's variance behind rounding.
+    """
+    variance = np.diag(covariance)
+    if not (np.isfinite(covariance).all() and (variance > 0).all()):
+        return False
+    correlation = covariance / np.sqrt(variance) / np.sqrt(variance)[:, None]
+    return np.allclose(correlation, correlation.T) and np.linalg.eigvalsh(correlation).min() > 0

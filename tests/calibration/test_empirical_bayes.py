@@ -375,3 +375,63 @@ class TestTooLittle:
         assert bare["level"].value == Calibrator(line, prior).fit(x, y, conditions={"T [degC]": 23.0})["level"].value
         with pytest.raises(ValueError, match=r"has no condition 'T \[degC\]'.*given are T \[K\]"):
             Calibrator(line, prior).fit(x, y, conditions={"T [K]": 296.0})
+
+
+def relaxing(unit: float, *, shared: bool = False) -> tuple[Law, list[Curve]]:
+    """Return a law whose offset is a real parameter in the unit of y, and a past measured in this unit."""
+    tau, rest = Parameter("s", "positive", shared), Parameter("", shared=shared)
+    parameters = {"size": Parameter("", "positive"), "tau": tau, "rest": rest}
+
+    def guess(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        return {"size": float(np.ptp(y)), "tau": float(x.mean()), "rest": float(y.min())}
+
+    law = Law("relaxing", lambda x, size, tau, rest: size * torch.exp(-x / tau) + rest, parameters, first_guess=guess)
+    rng, x = np.random.default_rng(0), np.array([0.2, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    own = rng.standard_normal((24, 3)) * ([0.3, 0.0, 0.0] if shared else [0.3, 0.3, 0.1])
+    y = [np.exp(a) * np.exp(-x / (1.5 * np.exp(b))) + 0.3 + c + 0.02 * rng.standard_normal(8) for a, b, c in own]
+    return law, [Curve(f"S{i}", x, unit * row) for i, row in enumerate(y)]
+
+
+class TestUnits:
+    @pytest.mark.parametrize("unit", [1e-9, 1e9])
+    def test_a_real_parameter_is_learned_alike_in_any_unit_of_y(self, unit):
+        plain, scaled = (learn_prior(*relaxing(u)) for u in (1.0, unit))
+        size = np.array([1.0, 1.0, unit])
+        ours = scaled.covariance / np.outer(size, size)
+        np.testing.assert_allclose(ours, plain.covariance, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(scaled.coefficient_errors / size, plain.coefficient_errors, rtol=1e-3)
+        assert scaled.noise / unit == pytest.approx(plain.noise, rel=1e-3)
+
+    @pytest.mark.parametrize("unit", [1e-9, 1e9])
+    def test_shared_parameters_keep_their_standard_errors_in_any_unit_of_y(self, unit):
+        plain, scaled = (learn_prior(*relaxing(u, shared=True)) for u in (1.0, unit))
+        for name, size in (("tau", 1.0), ("rest", unit)):
+            ours = np.array(scaled.shared[name]) / size
+            np.testing.assert_allclose(ours, plain.shared[name], rtol=1e-3, err_msg=name)
+
+
+class TestSpecimensExactlyAlike:
+    @pytest.mark.parametrize("modes", ["auto", 2])
+    def test_they_are_one_kind(self, modes):
+        x = np.array([0.2, 0.5, 1.0, 2.0, 4.0])
+        law = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
+        past = [Curve(f"S{i}", x, np.exp(-x / 1.5) + 0.01 * np.sin(17.0 * x)) for i in range(12)]
+        prior = learn_prior(law, past, modes=modes)
+        assert prior.modes == ()
+        assert prior.to_frame().loc["tau", "median"] == pytest.approx(1.5, rel=0.02)
+
+
+class TestWhatIsRefused:
+    @pytest.mark.parametrize("steps", [0, 2.5, "many"])
+    def test_steps_that_are_no_number_of_steps(self, steps):
+        with pytest.raises(ValueError, match="steps must be a whole number, 1 or more"):
+            learn_prior(LEVEL, levels(balanced(6, 4, 1.0, 0.1, 0)), steps=steps)
+
+    def test_a_past_of_zeros(self):
+        with pytest.raises(ValueError, match="y is 0 at every point"):
+            learn_prior(LEVEL, levels(np.zeros((6, 4))))
+
+
+def test_the_number_of_modes_may_be_numpys_own_integer():
+    prior = learn_prior(LEVEL, levels(balanced(12, 4, 1.0, 0.1, 0)), modes=np.int64(1))
+    assert prior.modes == ()

@@ -271,3 +271,12 @@ class TestShortPast:
             estimate = Calibrator(level, learn_prior(level, past)).fit([0.0], [0.0], sigma=1e3)["a"]
             inside.append(estimate.lower < truth[6] < estimate.upper)
         assert abs(np.mean(inside) - 0.9) < 2 * (0.09 / 60) ** 0.5
+
+
+def test_a_covariance_of_parameters_in_very_different_units_is_positive_definite():
+    law = Law("line", lambda x, a, b: a + b * x, {"a": Parameter(), "b": Parameter()})
+    root = np.diag([1e9, 1e-3])
+    correlation = np.array([[1.0, 0.9], [0.9, 1.0]])
+    assert Prior(law, np.zeros((1, 2)), root @ correlation @ root, 1.0).covariance[1, 1] == pytest.approx(1e-6)
+    with pytest.raises(ValueError, match="not positive definite"):
+        Prior(law, np.zeros((1, 2)), 1e-12 * np.array([[1.0, 0.5], [-0.5, 1.0]]), 1.0)
