@@ -36,6 +36,7 @@ from scimeta.domains.kinetics import JMAK
 
 LEFT_OUT = 1 if SMOKE else None  # curves left out in turn; all of them if None
 MOST = 1 if SMOKE else 16  # curves left out of one further family, spread evenly over it
+SETS = 2 if SMOKE else None  # further families; all of them if None
 REPEATS = 2 if SMOKE else 20  # of the noise on the DSC curves
 SUBJECTS = {"0.5, 2, 7 h": (1, 3, 6), "0.25, 0.5, 1 h": (0, 1, 2)}  # times -> the points that are seen
 ASKED = {"0.5, 2, 7 h": (0.92, 4.6), "0.25, 0.5, 1 h": (1.07, 5.2)}
@@ -124,7 +125,7 @@ def judged(what: str, values: Scores, rmse: float, interval: float) -> list[Aske
 
 def sets(data: Path) -> list[Asked]:
     """Print a table of each further family, its first three points seen, in its own unit."""
-    return [line for family in measured_families(data) for line in one_set(family)]
+    return [line for family in list(measured_families(data))[:SETS] for line in one_set(family)]
 
 
 def one_set(family: Measured) -> list[Asked]:
