@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -56,13 +54,15 @@ def test_p_is_even_on_the_family_of_a_known_prior(truth: Prior, points: int) -> 
     assert stats.kstest(shares(truth, x, np.stack(family.fractions)), "uniform").pvalue > 0.05
 
 
-def test_p_is_even_on_the_family_of_a_past_of_twenty(jmak: Law, simulate: Callable) -> None:
+def test_p_is_even_on_the_family_of_a_past_of_twenty(jmak: Law) -> None:
     """Over many pasts: one past of twenty alone may be a little too narrow or too wide."""
     found: dict[int, list[np.ndarray]] = {3: [], 8: []}
     for seed in range(20):
-        prior = learn_prior(jmak, simulate(20, seed, np.linspace(0.1, 3.0, 12))[1])
+        past = alloy_family(20, rng=np.random.default_rng([11, 1, seed]), times=np.linspace(0.1, 3.0, 12))
+        rows = enumerate(zip(past.times, past.fractions, strict=True))
+        prior = learn_prior(jmak, [Curve(f"{i}", *measured) for i, measured in rows])
         for points, parts in found.items():
-            family = alloy_family(6, rng=np.random.default_rng([7, seed]), times=EARLY[points])
+            family = alloy_family(6, rng=np.random.default_rng([11, 2, seed]), times=EARLY[points])
             parts.append(shares(prior, EARLY[points], np.stack(family.fractions)))
     for parts in found.values():
         p = np.concatenate(parts)
