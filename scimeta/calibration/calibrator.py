@@ -20,6 +20,7 @@ from scimeta.calibration.law import Law
 from scimeta.calibration.mixture import Mixture
 from scimeta.calibration.posterior import Measured, Posterior, measured, posterior
 from scimeta.calibration.prior import Prior
+from scimeta.calibration.ranges import outside_lines
 from scimeta.calibration.result import Calibration, Calibrations
 
 _MIN_EFFECTIVE = 16.0  # fewer nodes than this in effect carry no 5 % quantile
@@ -100,6 +101,8 @@ class Calibrator:
         design = prior.design([curve.conditions for curve in curves], [curve.name for curve in curves])
         population, shared = prior.population(design), prior.shared_values()
         _check_numbers(law, population, shared, data)
+        for line in outside_lines(prior, curves, only_warned=True):
+            warnings.warn(line, stacklevel=2)
         points, departure, bumps = data.points(prior.noise), prior.departure, None
         absorbed = points if departure is None else departure.absorbed(points)
         found = posterior(law, population, shared, absorbed, outliers=prior.outliers)

@@ -28,8 +28,7 @@ def check_law(law: Law, curves: Sequence[Curve]) -> None:
     """
     if not isinstance(curves, Sequence) or not all(isinstance(curve, Curve) for curve in curves):
         raise TypeError(f"expected Curves, or a list of Curve; got {type(curves).__name__}: read_curves makes them")
-    if isinstance(curves, Curves):
-        check_units(curves, law)
+    check_units(curves, law)
     measured = [curve for curve in curves if len(curve)]
     for curve in measured if law.check is not None else ():
         try:
@@ -92,19 +91,41 @@ def _try(law: Law, x: Tensor) -> None:
         raise ValueError(f"{returned}; return one y for each x, in torch")
 
 
-def check_units(curves: Curves, law: Law) -> None:
-    """Raise ValueError if an axis of the curves has another unit than the law's; see :func:`check_law`."""
+def check_units(curves: Sequence[Curve], law: Law) -> None:
+    """Raise ValueError if curves have another unit than the law, or than each other; see :func:`check_law`."""
     for side in ("x", "y"):
-        measured, expected = getattr(curves, side), getattr(law, side)
-        where = f"{measured.name}: curves are in {measured.unit}, law {law.name}"
-        if is_share(measured.unit) and not expected.unit:
-            plain = f'call curves.convert({side}="") to have plain numbers'
-            raise ValueError(f"{where} names no unit; {plain}, or name the unit in the law")
-        if not measured.unit or not expected.unit or same_unit(measured.unit, expected.unit):
-            continue
-        try:
-            conversion(measured.unit, expected.unit)
-            remedy = f'call curves.convert({side}="{expected.unit}")'
-        except ValueError:
-            remedy = f"is {measured} the right column for the law's {expected}?"
-        raise ValueError(f"{where} expects {expected.unit}; {remedy}")
+        expected, first = getattr(law, side), None
+        for curve in curves:
+            unit = getattr(curve, f"{side}_unit")
+            if not unit or (first is not None and unit == first[0]):
+                continue
+            _check_unit(curves, curve, side, unit, law)
+            if first is not None and not expected.unit and not same_unit(unit, first[0]):
+                raise ValueError(
+                    f"{expected.name}: {first[1]} is in {first[0]}, {curve.name} in {unit}; have all in one unit, as "
+                    f'by [curve.convert({side}="{first[0]}") for curve in curves]'
+                )
+            first = (unit, curve.name) if first is None else first
+
+
+def _check_unit(curves: Sequence[Curve], curve: Curve, side: str, unit: str, law: Law) -> None:
+    """Raise ValueError unless the unit of a curve's x or y is the law's."""
+    expected, name = getattr(law, side), curve.name
+    if isinstance(curves, Curves):
+        where, convert = f"{getattr(curves, side).name}: curves are in {unit}", 'curves.convert({}="{}")'
+    else:
+        where, convert = f"{expected.name}: {name} is in {unit}", '[curve.convert({}="{}") for curve in curves]'
+    where += f", law {law.name}"
+    verb = "call" if isinstance(curves, Curves) else "pass"
+    if is_share(unit) and not expected.unit:
+        plain = f"{verb} {convert.format(side, '')} to have plain numbers"
+        raise ValueError(f"{where} names no unit; {plain}, or name the unit in the law")
+    if not expected.unit or same_unit(unit, expected.unit):
+        return
+    try:
+        conversion(unit, expected.unit)
+        remedy = f"{verb} {convert.format(side, expected.unit)}"
+    except ValueError:
+        measured = getattr(curves, side) if isinstance(curves, Curves) else f"{side} in {unit}"
+        remedy = f"is {measured} the right column for the law's {expected}?"
+    raise ValueError(f"{where} expects {expected.unit}; {remedy}")

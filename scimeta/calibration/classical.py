@@ -15,7 +15,7 @@ from scimeta.calibration.curves import Curve, Curves
 from scimeta.calibration.intervals import Errors, multivariate_t, probability
 from scimeta.calibration.law import Law
 from scimeta.calibration.result import Calibration, Calibrations
-from scimeta.calibration.solver import Fit, solve
+from scimeta.calibration.solver import Fit, solve, solve_jointly
 
 _CLOUD = 401  # nodes that carry a band
 
@@ -77,10 +77,16 @@ class LeastSquares:
         return self._fit([Curve(name, x, y, sigma, replicates=True)], start)[0]
 
     def fit_many(self, curves: Curves | Sequence[Curve]) -> Calibrations:
-        """Return the least-squares calibrations of many specimens, one solve after the other.
+        """Return the least-squares calibrations of many specimens.
+
+        One solve after the other, or one for all together where the law has shared parameters: these then have one
+        value, and the specimens one noise if no sigma is given.
 
         Args:
             curves: the specimens, of any number of points each; conditions are not looked at.
+
+        Raises:
+            ValueError: as for :meth:`fit`; shared parameters and a sigma for some specimens only.
         """
         return self._fit(curves, None)
 
@@ -92,14 +98,34 @@ class LeastSquares:
             if curve.sigma is not None and np.isnan(curve.sigma).any():
                 where = f"{self.law.x.name} = {curve.x[np.isnan(curve.sigma)][0]:g}"
                 raise ValueError(f"{curve.name}: no sigma at {where}; give it for all points or none")
+        joint = len(curves) > 1 and _shares(self.law)
         found = []
         for curve in tqdm(curves, desc="least squares", disable=None, delay=2, leave=False):
             begin, known = _begin(self.law, curve, start)
             weights = None if curve.sigma is None else 1.0 / curve.sigma
             found.append(solve(self.law, curve.x, curve.y, weights, begin, known=known))
-            if not found[-1].converged:
+            if not found[-1].converged and not joint:
                 warnings.warn(f"the fit of {curve.name} did not converge: {found[-1].message}", stacklevel=3)
-        return _calibrations(self.law, self.level, curves, found)
+        if joint:
+            found = self._joint(curves, found)
+        return _calibrations(self.law, self.level, curves, found, joint)
+
+    def _joint(self, curves: Sequence[Curve], alone: Sequence[Fit]) -> list[Fit]:
+        """Return the solutions with one value of every shared parameter, from where each specimen's own solve ended."""
+        given = [curve.sigma is not None for curve in curves]
+        if any(given) and not all(given):
+            with_sigma, without = curves[given.index(True)].name, curves[given.index(False)].name
+            raise ValueError(
+                f"{with_sigma} has a sigma, {without} has none; specimens that share a parameter are weighed against "
+                "each other: give it for all or none"
+            )
+        good = [fit.u for fit in alone if fit.converged]
+        middle = np.median(good or [fit.u for fit in alone], 0)
+        starts = np.array([fit.u if fit.converged else middle for fit in alone])
+        found = solve_jointly(self.law, curves, starts, absolute=all(given))
+        if not found[0].converged:
+            warnings.warn(f"the fit of all specimens together did not converge: {found[0].message}", stacklevel=4)
+        return found
 
 
 def _begin(law: Law, curve: Curve, start: Mapping[str, float] | None) -> tuple[np.ndarray, bool]:
@@ -112,11 +138,21 @@ def _begin(law: Law, curve: Curve, start: Mapping[str, float] | None) -> tuple[n
     return np.array([float(unconstrained[name]) for name in law.names]), True
 
 
-def _calibrations(law: Law, level: float, curves: Sequence[Curve], found: Sequence[Fit]) -> Calibrations:
-    """Return the solutions as the result that all fits share."""
+def _shares(law: Law) -> bool:
+    """Return True if a law has parameters that are one value for all specimens."""
+    return len(law.fast) < len(law.names)
+
+
+def _calibrations(
+    law: Law, level: float, curves: Sequence[Curve], found: Sequence[Fit], joint: bool = False
+) -> Calibrations:
+    """Return the solutions as the result that all fits share; joint: of all specimens together, with one noise."""
     best = np.array([fit.u for fit in found])  # (specimens, parameters)
     known = np.array([fit.covariance is not None for fit in found])
     dof = np.array([len(curve.x) - best.shape[1] for curve in curves], dtype=float)
+    if joint:
+        shared = best.shape[1] - len(law.fast)
+        dof[:] = sum(len(curve) for curve in curves) - len(curves) * len(law.fast) - shared
     given = np.array([curve.sigma is not None for curve in curves])
     scatter = np.sqrt([fit.cost for fit in found] / np.where(dof > 0, dof, np.nan))
     sigma = [np.sqrt(np.mean(curve.sigma**2)) if curve.sigma is not None else 0.0 for curve in curves]
@@ -138,8 +174,9 @@ def _calibrations(law: Law, level: float, curves: Sequence[Curve], found: Sequen
         errors=Errors(dict(zip(law.names, errors.T, strict=True)), free),
         averaged=False,
         level=level,
-        source="least squares, no prior",
+        source=f"least squares of {len(curves)} specimens together, no prior" if joint else "least squares, no prior",
         reasons=tuple(fit.message for fit in found),
+        joint=joint,
     )
 
 

@@ -192,7 +192,7 @@ def compare(
     with tqdm(total=len(laws) * min(folds, len(curves)), desc="compare", disable=None, delay=2, leave=False) as bar:
         for law in laws:
             found.append(_scored(law, curves, seen, min(folds, len(curves)), conditions, level, bar))
-    unit = laws[0].y.unit or (curves.y.unit if isinstance(curves, Curves) else "")
+    unit = laws[0].y.unit or next(filter(None, (curve.y_unit for curve in curves)), "")
     scores = (np.stack(part) for part in zip(*found, strict=True))
     return Comparison(tuple(law.name for law in laws), tuple(c.name for c in curves), *scores, seen, level, unit)
 

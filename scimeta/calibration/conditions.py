@@ -51,6 +51,17 @@ def resolved(name: str, given: Mapping[str, float]) -> str:
     return name if key is None else form.text.format(key)
 
 
+def underlying(name: str, given: Mapping[str, float]) -> str | None:
+    """Return the name of the given condition that a condition is, or that it is a form of; None if there is none.
+
+    >>> underlying("1/T", {"T [degC]": 50.0}), underlying("pH", {"pH": 7.0}), underlying("pH", {})
+    ('T [degC]', 'pH', None)
+    """
+    key = find_named(name, given)
+    form, base = _parsed(name)
+    return find_named(base, given) if key is None and form is not None else key
+
+
 def condition_value(name: str, given: Mapping[str, float]) -> float | None:
     """Return the value of a condition or of a form of it; None if it is not given.
 
@@ -64,7 +75,7 @@ def condition_value(name: str, given: Mapping[str, float]) -> float | None:
     if key is not None:
         return given[key]
     form, base = _parsed(name)
-    key = None if form is None else find_named(base, given)
+    key = underlying(name, given)
     if key is None:
         return None
     value = given[key]
@@ -131,26 +142,33 @@ def activation_energy(prior: Prior, parameter: str, level: float = 0.9) -> Estim
     return Estimate(f"activation energy of {parameter}", *ends, level, "kJ/mol", float(error), 1.0, reason)
 
 
-def coefficient_errors(design: Tensor, covariance: Tensor, posterior: Tensor) -> np.ndarray:
-    """Return (1 + conditions, fast) standard errors of a population's coefficients, its covariance taken as known.
+def coefficient_covariance(
+    design: Tensor, covariance: Tensor, posterior: Tensor, weight: Tensor | None = None
+) -> np.ndarray:
+    """Return (1 + conditions, fast, 1 + conditions, fast): covariance of a population's estimated coefficients.
 
-    A specimen with posterior covariance P under the population's C tells of its mean with information
-    C^-1 - C^-1 P C^-1 = (C + V)^-1, V being the error that its own points alone would leave.
+    That of generalised least squares, the population's covariance taken as known: inverse of sum_s d d' x (C + V_s)^-1
+    (Kronecker product). A specimen with posterior covariance P under the population's C tells of its mean with
+    information C^-1 - C^-1 P C^-1 = (C + V)^-1, V being the error that its own points alone would leave.
 
     Args:
         design: (specimens, 1 + conditions).
         covariance: (fast, fast), of the population.
         posterior: (specimens, fast, fast).
+        weight: (specimens,) with which each counts, as its probability of being of the kind; 1 if None.
+
+    Reference: Laird, Ware, Biometrics 38, 963 (1982).
     """
+    weight = torch.ones_like(design[:, 0]) if weight is None else weight
     sd = covariance.diagonal().sqrt()  # in whose units no parameter is lost beside another
     inverse = torch.linalg.inv(covariance / sd.outer(sd))
     told = inverse - inverse @ (posterior / sd.outer(sd)) @ inverse  # (specimens, fast, fast)
     values, vectors = torch.linalg.eigh(0.5 * (told + told.mT))
     told = (vectors * values.clamp(min=0.0)[:, None]) @ vectors.mT
     regressors, fast = design.shape[1], len(covariance)
-    information = torch.einsum("sr,sq,sfg->rfqg", design, design, told).reshape(regressors * fast, regressors * fast)
-    error = torch.linalg.pinv(information, hermitian=True).diagonal().clamp(min=0.0).sqrt()
-    return (sd * error.reshape(regressors, fast)).numpy()
+    information = torch.einsum("s,sr,sq,sfg->rfqg", weight, design, design, told)
+    left = torch.linalg.pinv(information.reshape(regressors * fast, regressors * fast), hermitian=True)
+    return (left.reshape(information.shape) * sd[:, None, None] * sd).numpy()
 
 
 def _parsed(name: str) -> tuple[_Form | None, str]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from scimeta.calibration.law import Axis
-from scimeta.calibration.units import Conversion, conversion
+from scimeta.calibration.units import Conversion, conversion, same_unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +37,8 @@ class Curve:
             where it is not known, or None.
         conditions: name -> number that holds for the whole specimen, such as a temperature.
         replicates: True if repeated x are independent readings.
+        x_unit, y_unit: units of x and y, as text; "" where they are not stated or there is none. Curves have them from
+            their table, and a list of some of them keeps them.
 
     Raises:
         ValueError: shapes differ, a number is not finite, sigma is not positive, or x repeats; names the specimen and
@@ -53,6 +55,8 @@ class Curve:
     sigma: np.ndarray | None = None
     conditions: Mapping[str, float] = field(default_factory=dict)
     replicates: bool = False
+    x_unit: str = ""
+    y_unit: str = ""
 
     def __post_init__(self) -> None:
         if not str(self.name).strip():
@@ -74,7 +78,8 @@ class Curve:
         return len(self.x)
 
     def __repr__(self) -> str:
-        where = f", x from {self.x[0]:g} to {self.x[-1]:g}" if len(self) else ""
+        unit = f" {self.x_unit}" if self.x_unit else ""
+        where = f", x from {self.x[0]:g} to {self.x[-1]:g}{unit}" if len(self) else ""
         return f"Curve({self.name!r}, {_count(len(self), 'point')}{where})"
 
     def head(self, points: int) -> Curve:
@@ -87,6 +92,29 @@ class Curve:
             raise self._error(f"head({points}) of {_count(len(self), 'point')}; ask for 1 to {len(self)}")
         sigma = None if self.sigma is None else self.sigma[:points]
         return replace(self, x=self.x[:points], y=self.y[:points], sigma=sigma)
+
+    def convert(self, *, x: str | None = None, y: str | None = None) -> Curve:
+        """Return the curve in other units; sigma follows y. Arguments as for :meth:`Curves.convert`.
+
+        Raises:
+            ValueError: the curve has no unit, a unit is unknown, or one does not convert into the other.
+
+        >>> Curve("A7", [1.0, 2.0], [4.0, 15.0], x_unit="min", y_unit="%").convert(x="s", y="")
+        Curve('A7', 2 points, x from 60 to 120 s)
+        """
+        axes = Axis("x", self.x_unit), Axis("y", self.y_unit)
+        try:
+            by_x, by_y = (_axis_conversion(axis, unit) for axis, unit in zip(axes, (x, y), strict=True))
+        except ValueError as error:
+            raise self._error(str(error)) from None
+        return replace(
+            self,
+            x=by_x(self.x),
+            y=by_y(self.y),
+            sigma=None if self.sigma is None else abs(by_y.slope) * self.sigma,
+            x_unit=self.x_unit if x is None else x,
+            y_unit=self.y_unit if y is None else y,
+        )
 
     def _error(self, problem: str) -> ValueError:
         return ValueError(f"specimen {self.name!r}: {problem}")
@@ -160,12 +188,14 @@ class Curves(Sequence[Curve]):
     """Curves of a family of specimens, with what stands on their axes.
 
     Args:
-        curves: the curves; names differ, and all have the same conditions.
-        x: name and unit of the abscissa.
-        y: name and unit of the ordinate.
+        curves: the curves; names differ, and all have the same conditions. Those in another unit than the axis are
+            converted, those that state none are taken to be in the axis's.
+        x: name and unit of the abscissa; the unit of the curves where it states none.
+        y: name and unit of the ordinate, likewise.
 
     Raises:
-        ValueError: two curves have one name, or a condition is given for some specimens only.
+        ValueError: two curves have one name, a condition is given for some specimens only, or a curve's unit does not
+            convert into the axis's.
 
     >>> curves = Curves([Curve("A", [1, 2], [0.1, 0.4]), Curve("B", [1], [0.2])], Axis("time", "min"), Axis("fraction"))
     >>> curves
@@ -195,6 +225,21 @@ class Curves(Sequence[Curve]):
                     f"condition {min(odd)!r} is given for one of the specimens {self.curves[0].name!r} and "
                     f"{curve.name!r} but not for the other; give it for all or for none"
                 )
+        for side in ("x", "y"):
+            self._settle_unit(side)
+
+    def _settle_unit(self, side: str) -> None:
+        """Give every curve and the axis of one side, "x" or "y", the same unit."""
+        axis, of_curve = getattr(self, side), f"{side}_unit"
+        unit = axis.unit or next(filter(None, (getattr(curve, of_curve) for curve in self.curves)), "")
+        object.__setattr__(self, side, Axis(axis.name, unit))
+        settled = []
+        for curve in self.curves:
+            own = getattr(curve, of_curve)
+            if own and own != unit and not same_unit(own, unit):
+                curve = curve.convert(**{side: unit})
+            settled.append(curve if own == unit else replace(curve, **{of_curve: unit}))
+        object.__setattr__(self, "curves", tuple(settled))
 
     def __len__(self) -> int:
         return len(self.curves)
@@ -249,11 +294,9 @@ class Curves(Sequence[Curve]):
         Raises:
             ValueError: an axis has no unit, a unit is unknown, or one does not convert into the other.
         """
-        by_x, by_y = (_axis_conversion(axis, unit) for axis, unit in ((self.x, x), (self.y, y)))
-        converted = [
-            replace(c, x=by_x(c.x), y=by_y(c.y), sigma=None if c.sigma is None else by_y.slope * c.sigma)
-            for c in self.curves
-        ]
+        for axis, unit in ((self.x, x), (self.y, y)):
+            _axis_conversion(axis, unit)  # raises by the axis's name
+        converted = [curve.convert(x=x, y=y) for curve in self.curves]
         axes = (axis if unit is None else Axis(axis.name, unit) for axis, unit in ((self.x, x), (self.y, y)))
         return Curves(converted, *axes)
 

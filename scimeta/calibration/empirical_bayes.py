@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scimeta.calibration.beginning import first_population
-from scimeta.calibration.conditions import coefficient_errors, condition_value, resolved
+from scimeta.calibration.conditions import coefficient_covariance, condition_value, resolved
 from scimeta.calibration.curves import Curve, Curves
+from scimeta.calibration.importance import weighted_covariance
 from scimeta.calibration.iteration import Loop, State
 from scimeta.calibration.kinds import least_specimens
 from scimeta.calibration.law import Law
@@ -21,6 +22,7 @@ from scimeta.calibration.leftover import wander
 from scimeta.calibration.population import Past
 from scimeta.calibration.posterior import measured
 from scimeta.calibration.prior import Mode, Prior
+from scimeta.calibration.ranges import past_ranges
 from scimeta.calibration.refinements import refined
 
 _SURPLUS = 5  # points beyond the parameters from which a noise can be learned
@@ -119,7 +121,8 @@ def _prior(
     """Return what was learned in the form that is kept."""
     population, found, converged = end
     shares, coefficients, covariances = population.modes
-    members = (population.prior(past).memberships(found.nodes) * found.weights).sum(-1)  # (modes, specimens)
+    weights = population.prior(past).memberships(found.nodes) * found.weights  # (modes, specimens, nodes)
+    members = weights.sum(-1)
     whole = (shares[:, None, None] * coefficients).sum(0)
     moved = torch.einsum("sr,mrf->msf", past.design, coefficients - whole)
     apart = torch.einsum("m,msi,msj->ij", shares, moved, moved) / len(past.design)
@@ -128,11 +131,14 @@ def _prior(
     offset = past.design - torch.eye(1, past.design.shape[1], dtype=past.design.dtype)
     at_centre = found.mean - torch.einsum("sr,srf->sf", offset, slopes)
     order = coefficients[:, 0, 0].argsort().tolist()
-    kinds = tuple(Mode(float(shares[k]), coefficients[k].numpy(), covariances[k].numpy()) for k in order)
+    own = [weighted_covariance(found.nodes, w / w.sum(-1, keepdim=True).clamp(min=1e-300)) for w in weights]
+    errors = [coefficient_covariance(past.design, *part) for part in zip(covariances, own, members, strict=True)]
+    kinds = tuple(Mode(float(shares[k]), coefficients[k].numpy(), covariances[k].numpy(), errors[k]) for k in order)
+    covariance = (shares[:, None, None] * covariances).sum(0) + apart
     return Prior(
         past.law,
         whole.numpy(),
-        ((shares[:, None, None] * covariances).sum(0) + apart).numpy(),
+        covariance.numpy(),
         population.noise,
         conditions,
         centre,
@@ -145,9 +151,11 @@ def _prior(
         wander(past, population, found),
         kinds if len(kinds) > 1 else (),
         population.outliers,
-        coefficient_errors(past.design, (shares[:, None, None] * covariances).sum(0) + apart, found.covariance),
+        None,
         population.discrepancy,
         "predictive" if population.hold_means else "likelihood",
+        coefficient_covariance(past.design, covariance, found.covariance),
+        past_ranges(conditions, curves),
     )
 
 

@@ -79,10 +79,10 @@ def pymc_text(prior: Prior) -> str:
     >>> print(pymc_text(Prior(law, [[0.5]], [[0.25]], noise=0.05)).splitlines()[-2])
             "tau": pm.Deterministic("tau", pm.math.exp(u[0])),  # s
     """
-    one = 'pm.MvNormal("unconstrained", mu=means[0], chol=FACTORS[0])'
+    one = 'pm.MvNormal("unconstrained", mu=means[0], chol=factors[0])'
     several = (
         'pm.Mixture("unconstrained", w=SHARES, comp_dists=[\n'
-        "        pm.MvNormal.dist(mu=mean, chol=factor) for mean, factor in zip(means, FACTORS)\n    ])"
+        "        pm.MvNormal.dist(mu=mean, chol=factor) for mean, factor in zip(means, factors)\n    ])"
     )
     imports = ["import numpy as np", "import pymc as pm"]
     return _text(
@@ -95,10 +95,10 @@ def numpyro_text(prior: Prior) -> str:
 
     As :func:`pymc_text` otherwise.
     """
-    one = "dist.MultivariateNormal(means[0], scale_tril=FACTORS[0])"
+    one = "dist.MultivariateNormal(means[0], scale_tril=factors[0])"
     several = (
         "dist.MixtureSameFamily(\n        dist.Categorical(jnp.asarray(SHARES)),\n"
-        "        dist.MultivariateNormal(means, scale_tril=FACTORS),\n    )"
+        "        dist.MultivariateNormal(means, scale_tril=factors),\n    )"
     )
     imports = [
         "import jax.numpy as jnp",
@@ -117,13 +117,15 @@ def _text(
 ) -> str:
     """Return the text of a module with the prior as a function."""
     law = prior.law
-    population = prior.population(prior.design([dict(zip(prior.conditions, prior.centre, strict=True))]))
-    coefficients = [mode.coefficients.tolist() for mode in prior.modes] or [prior.coefficients.tolist()]
-    factors = torch.linalg.cholesky(population.covariances).tolist()
+    kinds = prior.modes or (prior.whole,)
+    coefficients = [kind.coefficients.tolist() for kind in kinds]
+    covariances, errors = ([part.tolist() for part in parts] for parts in zip(*map(prior.spread, kinds), strict=True))
     lines = [f'"""Prior of law {law.name}, {prior.origin}; {law.y} against {law.x}."""', "", *imports, ""]
-    lines.append(f"SHARES = np.array({population.log_shares.exp().tolist()})  # of the kinds of specimens")
+    lines.append(f"SHARES = np.array({[kind.share for kind in kinds]})  # of the kinds of specimens")
     lines.append(f"COEFFICIENTS = np.array({coefficients})  # (kinds, 1 + conditions, parameters)")
-    lines.append(f"FACTORS = np.array({factors})  # (kinds, parameters, parameters), Cholesky")
+    lines.append(f"COVARIANCES = np.array({covariances})  # (kinds, parameters, parameters)")
+    lines.append("# What the past leaves open of the coefficients: (kinds, 1 + conditions, parameters, the same again)")
+    lines.append(f"ERRORS = np.array({errors})")
     lines.append(f"CENTRE, SCALE = np.array({prior.centre.tolist()}), np.array({prior.scale.tolist()})")
     lines.append(f"NOISE = {prior.noise!r}  # standard deviation of a measurement{_in(law.y.unit)}")
     if prior.outliers is not None:
@@ -138,6 +140,8 @@ def _text(
     lines.append(f'    """Return name -> value of a new specimen\'s parameters; conditions in order{asked}."""')
     lines.append("    z = np.append(1.0, (np.asarray(conditions, dtype=float) - CENTRE) / SCALE)")
     lines.append('    means = np.einsum("r,krp->kp", z, COEFFICIENTS)')
+    lines.append('    covariances = COVARIANCES + np.einsum("r,krpqs,q->kps", z, ERRORS, z)')
+    lines.append("    factors = np.linalg.cholesky(covariances)")
     lines += [f"    u = {sample}", "    return {"]
     for name, parameter in law.parameters.items():
         if name in law.fast:

@@ -113,7 +113,7 @@ def _statistics(prior: Prior, population: Mixture, points: Points, y: Tensor) ->
     everywhere = Points(points.x[:1].expand(rows, -1), y, points.inverse_sd[:1].expand(rows, -1))
     if prior.departure is not None:
         everywhere = prior.departure.absorbed(everywhere)
-    wide = Mixture(population.log_shares, population.means.expand(rows, -1, -1), population.covariances)
+    wide = Mixture(population.log_shares, population.means.expand(rows, -1, -1), _covariances(population))
     nodes = NODES[min(len(prior.law.fast), len(NODES)) - 1] // 4 | 1  # the same for all, so that p is not biased
     shared, law = prior.shared_values(), prior.corrected_law
     found = posterior(law, wide, shared, everywhere, outliers=prior.outliers, nodes=nodes)
@@ -121,11 +121,16 @@ def _statistics(prior: Prior, population: Mixture, points: Points, y: Tensor) ->
     return tuple(np.nan_to_num(part.numpy(), nan=-np.inf) for part in parts)
 
 
+def _covariances(population: Mixture) -> Tensor:
+    """Return (modes, fast, fast) of specimens that are all expected to be alike."""
+    return population.covariances.reshape(-1, *population.covariances.shape[-3:])[0]
+
+
 def _parameters(prior: Prior, population: Mixture, rng: np.random.Generator) -> dict[str, Tensor]:
     """Return name -> (MEMBERS,) unconstrained parameters of members."""
     shares = population.log_shares.exp().numpy()
     kind = rng.choice(len(shares), MEMBERS, p=shares / shares.sum())
-    factors = torch.linalg.cholesky(population.covariances).numpy()[kind]
+    factors = torch.linalg.cholesky(_covariances(population)).numpy()[kind]
     offset = (factors @ rng.standard_normal((MEMBERS, len(prior.law.fast), 1)))[..., 0]
     if prior.past:
         offset *= _heavier(shares[kind] / shares.sum() * len(prior.past), prior, rng)[:, None]

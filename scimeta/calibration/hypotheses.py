@@ -144,23 +144,24 @@ def _with_wrong_points(problem: _Problem, kinds: Sequence[Hills]) -> Hills:
 def _solved(problem: _Problem, specimen: Tensor, kind: int, wrong: Tensor, begin: Tensor) -> Hills:
     """Return the hills of specimens under one kind and these wrong points, searched from (tasks, fast)."""
     law, shared, points = problem.law, problem.shared, problem.believed(specimen, wrong)
-    prior = problem.prior.mode(kind)
-    names, means, factor = law.fast, prior.mean[specimen], torch.linalg.cholesky(prior.covariance)
-    whiten = torch.linalg.inv(factor)  # (fast, fast)
+    names, prior = law.fast, problem.prior.rows(specimen).mode(kind)
+    factor = torch.linalg.cholesky(prior.covariance)  # (..., fast, fast)
+    whitening = torch.linalg.inv(factor).expand(len(specimen), -1, -1)
 
     def linearized(fast: dict[str, Tensor], slow: dict[str, Tensor], data: tuple) -> tuple[Tensor, Tensor]:
-        points, mean = Points(*data[0]), data[1]
+        points, mean, whiten = Points(*data[0]), data[1], data[2]
         x = points.x
         curve, by = law.linearized({**{n: v.expand(len(x)) for n, v in shared.items()}, **fast}, x)
         u = torch.stack([fast[name] for name in names], -1)
-        r = torch.cat([points.whitened(curve - points.y), (u - mean) @ whiten.mT], -1)
+        r = torch.cat([points.whitened(curve - points.y), (whiten @ (u - mean)[..., None])[..., 0]], -1)
         jac = points.whitened(torch.stack([by[name] for name in names], 1)).mT
-        return r, torch.cat([jac, whiten.expand(len(x), -1, -1)], 1)
+        return r, torch.cat([jac, whiten], 1)
 
     unknown = {name: begin[:, i] for i, name in enumerate(names)}
-    solution = gauss_newton(None, unknown, (points, means), linearized=linearized, tolerance=1e-3)
+    solution = gauss_newton(None, unknown, (points, prior.mean, whitening), linearized=linearized, tolerance=1e-3)
     mode, laplace = _at_mode(solution, prior.covariance, names)
-    size = torch.linalg.cholesky_ex(laplace)[0].diagonal(dim1=-2, dim2=-1).log() - factor.diagonal().log()
+    size = torch.linalg.cholesky_ex(laplace)[0].diagonal(dim1=-2, dim2=-1).log()
+    size = size - factor.diagonal(dim1=-2, dim2=-1).log()
     log_evidence = problem.prior.log_shares[kind] - solution.cost + size.sum(-1)
     log_evidence = log_evidence + torch.where(points.scale > 0, points.scale, 1.0).log().sum(-1)
     if problem.outliers is not None:
@@ -324,10 +325,10 @@ def scattered(
         robust: True to let no point count for much more than the others.
     """
     base = spread * student_nodes(count, len(law.fast))[0]
-    moved = base @ torch.linalg.cholesky(prior.covariance).mT
+    factors = torch.linalg.cholesky(prior.covariance).mT.expand(len(prior.mean), -1, -1)
     best = []
     for rows in torch.arange(len(prior.mean)).split(max(1, CHUNK // (count * points.x.shape[1]))):
-        nodes = prior.mean[rows, None] + moved
+        nodes = prior.mean[rows, None] + base @ factors[rows]
         params = {name: nodes[..., i] for i, name in enumerate(law.fast)}
         params |= {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
         some = Points(*(part[rows] for part in points))

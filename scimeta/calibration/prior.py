@@ -19,7 +19,7 @@ from scimeta.calibration.export import numpyro_text, pymc_text
 from scimeta.calibration.intervals import Estimate
 from scimeta.calibration.law import Law
 from scimeta.calibration.misfit import Misfit
-from scimeta.calibration.mixture import Gaussian, Mixture, Mode, widening
+from scimeta.calibration.mixture import Gaussian, Mixture, Mode, is_covariance, positive_definite, tails
 from scimeta.calibration.outliers import Outliers
 from scimeta.calibration.prior_file import prior_content, prior_fields, read_prior_file
 from scimeta.files import write_atomically
@@ -57,10 +57,14 @@ class Prior:
             covariance are then those of all specimens together.
         outliers: which part of the measurements is wrong and how far off; None if none is. The noise is that of the
             others.
-        coefficient_errors: (1 + conditions, fast) standard errors of the coefficients; None where they are not known.
+        coefficient_errors: (1 + conditions, fast) standard errors of the coefficients; None where they are not known;
+            taken from their covariance where that is given.
         discrepancy: what the law misses along x, in all specimens and in each; None if nothing of the kind was found.
             It and outliers exclude each other.
         objective: what the means were learned for: "likelihood" or "predictive".
+        coefficient_covariance: (1 + conditions, fast, 1 + conditions, fast) of the estimated coefficients; None where
+            it is not known.
+        ranges: name -> (smallest, largest) of every condition among the past specimens; empty where not known.
 
     Raises:
         ValueError: shapes that do not fit the law, a covariance that is not positive definite, a noise that is not
@@ -85,6 +89,8 @@ class Prior:
     coefficient_errors: np.ndarray | None = None
     discrepancy: Discrepancy | None = None
     objective: str = "likelihood"
+    coefficient_covariance: np.ndarray | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         fast, known = len(self.law.fast), len(self.conditions)
@@ -96,7 +102,7 @@ class Prior:
                 raise ValueError(f"prior of law {self.law.name}: {name} has shape {value.shape}; expected {shape}")
             if not np.isfinite(value).all():
                 raise ValueError(f"prior of law {self.law.name}: {name} is not finite")
-        if not _positive_definite(self.covariance):
+        if not positive_definite(self.covariance):
             raise ValueError(f"prior of law {self.law.name}: the covariance is not positive definite")
         if not (np.isfinite(self.noise) and self.noise > 0):
             raise ValueError(f"prior of law {self.law.name}: noise must be positive; got {self.noise}")
@@ -114,11 +120,29 @@ class Prior:
             raise ValueError(
                 f"prior of law {self.law.name}: coefficient_errors must be {self.coefficients.shape}, not negative"
             )
+        self._check_coefficients()
         self._check_modes()
         self._check_outliers()
         missing = set(self.law.names) - set(self.law.fast) - set(self.shared)
         if missing:
             raise ValueError(f"prior of law {self.law.name}: no value for the shared {', '.join(sorted(missing))}")
+
+    def _check_coefficients(self) -> None:
+        """Raise ValueError unless the coefficients' covariance and the ranges make sense; takes the errors from it."""
+        own, size = self.coefficient_covariance, self.coefficients.size
+        if own is not None:
+            own = np.asarray(own, dtype=float)
+            if own.shape != 2 * self.coefficients.shape or not is_covariance(own.reshape(size, size)):
+                raise ValueError(
+                    f"prior of law {self.law.name}: coefficient_covariance must be a covariance of shape "
+                    f"{2 * self.coefficients.shape}"
+                )
+            object.__setattr__(self, "coefficient_covariance", own)
+            errors = np.sqrt(np.diag(own.reshape(size, size)).clip(min=0.0)).reshape(self.coefficients.shape)
+            object.__setattr__(self, "coefficient_errors", errors)
+        for name, ends in self.ranges.items():
+            if len(ends) != 2 or not np.isfinite(ends).all() or not ends[0] <= ends[1]:
+                raise ValueError(f"prior of law {self.law.name}: the range of {name!r} is {ends}; give (least, most)")
 
     def _check_outliers(self) -> None:
         """Raise ValueError unless the outliers' numbers make sense and stand alone."""
@@ -136,10 +160,11 @@ class Prior:
     def _check_modes(self) -> None:
         """Raise ValueError unless the modes have the population's shapes and share all of it."""
         modes = tuple(
-            Mode(float(m[0]), np.asarray(m[1], dtype=float), np.asarray(m[2], dtype=float)) for m in self.modes
+            Mode(float(m[0]), *(None if part is None else np.asarray(part, dtype=float) for part in m[1:]))
+            for m in self.modes
         )
         object.__setattr__(self, "modes", modes)
-        for i, (share, coefficients, covariance) in enumerate(modes):
+        for i, (share, coefficients, covariance, own) in enumerate(modes):
             name = f"prior of law {self.law.name}: mode {i + 1}"
             if coefficients.shape != self.coefficients.shape or covariance.shape != self.covariance.shape:
                 raise ValueError(
@@ -148,8 +173,10 @@ class Prior:
                 )
             if not (0.0 < share < 1.0 and np.isfinite(coefficients).all()):
                 raise ValueError(f"{name} needs finite coefficients and a share between 0 and 1; its share is {share}")
-            if not _positive_definite(covariance):
+            if not positive_definite(covariance):
                 raise ValueError(f"{name}: the covariance is not positive definite")
+            if own is not None and own.shape != 2 * self.coefficients.shape:
+                raise ValueError(f"{name}: coefficient_covariance must have shape {2 * self.coefficients.shape}")
         if modes and abs(sum(mode.share for mode in modes) - 1.0) > 1e-6:
             raise ValueError(f"prior of law {self.law.name}: the modes' shares do not add up to 1")
 
@@ -168,6 +195,19 @@ class Prior:
         """Degrees of freedom with which the spread is known, of the least known kind; inf for a prior set by hand."""
         least = min((mode.share for mode in self.modes), default=1.0) * len(self.past)
         return max(least - sum(self.coefficients.shape) + 1, 3) if self.past else np.inf
+
+    @property
+    def whole(self) -> Mode:
+        """All specimens together as one kind.
+
+        Where only the errors of the coefficients are known, those of one condition are taken to correlate as the
+        parameters do, and those of different conditions not at all.
+        """
+        own, errors = self.coefficient_covariance, self.coefficient_errors
+        if own is None and errors is not None:
+            share = errors / np.sqrt(np.diag(self.covariance))
+            own = np.einsum("rq,rf,qg,fg->rfqg", np.eye(len(share)), share, share, self.covariance)
+        return Mode(1.0, self.coefficients, self.covariance, own)
 
     @property
     def origin(self) -> str:
@@ -213,12 +253,14 @@ class Prior:
     def gaussian(self, design: np.ndarray) -> Gaussian:
         """Return what is expected of new specimens with this design matrix: (specimens, 1 + conditions).
 
-        Wider than the population, because mean and covariance were learned from so many specimens only, see
-        :func:`~scimeta.calibration.mixture.widening`. Nothing is added to a prior set by hand. Of several kinds it is
-        the one Gaussian with mean and covariance of all together.
+        Wider than the population, because mean and covariance were learned from so many specimens only: the covariance
+        at the design d is (C + d' V d) dof / (dof - 2), V being that of the estimated coefficients, so that a specimen
+        far from the past is known less, as in every regression; see :func:`~scimeta.calibration.mixture.tails` for the
+        factor. Nothing is added to a prior set by hand. Of several kinds it is the one Gaussian with mean and
+        covariance of all together. The covariance is one for all specimens where the prior has no conditions.
         """
-        widened = self._widening(len(self.past)) * self.covariance
-        return Gaussian(torch.from_numpy(design @ self.coefficients), torch.from_numpy(widened))
+        mean = torch.from_numpy(design @ self.coefficients)
+        return Gaussian(mean, torch.from_numpy(self._expected(self.whole, design)))
 
     def population(self, design: np.ndarray) -> Mixture:
         """Return what is expected of new specimens, kind by kind, each widened by what its own specimens leave open.
@@ -228,17 +270,32 @@ class Prior:
         """
         if not self.modes:
             return Mixture.of(self.gaussian(design))
-        shares, coefficients, covariances = (np.stack(part) for part in zip(*self.modes, strict=True))
-        widening = np.array([self._widening(share * len(self.past)) for share in shares])
+        covariances = np.broadcast_arrays(*(self._expected(mode, design) for mode in self.modes))
         return Mixture(
-            torch.from_numpy(np.log(shares)),
-            torch.from_numpy(np.einsum("sr,mrf->smf", design, coefficients)),
-            torch.from_numpy(widening[:, None, None] * covariances),
+            torch.tensor([mode.share for mode in self.modes], dtype=torch.float64).log(),
+            torch.from_numpy(np.stack([design @ mode.coefficients for mode in self.modes], 1)),
+            torch.from_numpy(np.stack(covariances, -3)),
         )
 
-    def _widening(self, count: float) -> float:
-        """Return the factor of a covariance that was learned from so many specimens; see :meth:`gaussian`."""
-        return widening(count, *self.coefficients.shape) if count else 1.0
+    def _expected(self, kind: Mode, design: np.ndarray) -> np.ndarray:
+        """Return the covariance expected of new specimens of a kind: (fast, fast), or one for each row of design."""
+        covariance, own = self.spread(kind)
+        rows = design if self.conditions else design[:1]
+        widened = covariance + np.einsum("sr,rfqg,sq->sfg", rows, own, rows)
+        return widened if self.conditions else widened[0]
+
+    def spread(self, kind: Mode) -> tuple[np.ndarray, np.ndarray]:
+        """Return C and V of a kind, both times dof / (dof - 2): C + d' V d is expected of specimens with the design d.
+
+        Where V, (1 + conditions, fast, 1 + conditions, fast), is not known it is that of ordinary regression on
+        unrelated conditions, C / specimens for each coefficient; of a prior set by hand it is zero.
+        """
+        count, own = kind.share * len(self.past), kind.coefficient_covariance
+        if own is None:
+            of_each = (1.0 / count if count else 0.0) * np.eye(len(self.coefficients))
+            own = np.einsum("rq,fg->rfqg", of_each, kind.covariance)
+        factor = tails(count, *self.coefficients.shape) if count else 1.0
+        return factor * kind.covariance, factor * own
 
     def shared_values(self) -> dict[str, torch.Tensor]:
         """Return name -> unconstrained scalar of the shared parameters."""
@@ -256,7 +313,7 @@ class Prior:
 
         given = dict(zip(self.conditions, self.centre, strict=True)) if conditions is None else conditions
         design = self.design([given])
-        modes = self.modes or (Mode(1.0, self.coefficients, self.covariance),)
+        modes = self.modes or (self.whole,)
         each = rng.multinomial(n, [mode.share for mode in modes]) if self.modes else [n]
         parts = [((design @ m.coefficients)[0], m.covariance, k) for m, k in zip(modes, each, strict=True)]
         drawn = np.concatenate([rng.multivariate_normal(*part) for part in parts])
@@ -335,15 +392,3 @@ class Prior:
             return Prior(law, **fields)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); learn the prior again") from error
-
-
-def _positive_definite(covariance: np.ndarray) -> bool:
-    """Return True for a covariance that is symmetric and positive definite, judged by its correlations.
-
-    Parameters in very different units would otherwise hide each other's variance behind rounding.
-    """
-    variance = np.diag(covariance)
-    if not (np.isfinite(covariance).all() and (variance > 0).all()):
-        return False
-    correlation = covariance / np.sqrt(variance) / np.sqrt(variance)[:, None]
-    return np.allclose(correlation, correlation.T) and np.linalg.eigvalsh(correlation).min() > 0

@@ -17,8 +17,9 @@ from scimeta.calibration.outliers import Outliers
 if TYPE_CHECKING:
     from scimeta.calibration.prior import Prior
 
-_FORMAT = "scimeta prior, version 2"
-_OLDER = "scimeta prior, version 1"  # without modes, outliers and what came later
+_FORMAT = "scimeta prior, version 3"
+_LATER = ("modes", "outliers", "coefficient errors", "discrepancy", "objective", "coefficient covariance", "ranges")
+_LACKS = {"scimeta prior, version 1": _LATER, "scimeta prior, version 2": _LATER[-2:]}  # older files that are read
 _DISCREPANCY = ("knots", "mean", "variance")
 
 
@@ -43,13 +44,18 @@ def prior_content(prior: Prior) -> dict:
         if prior.misfit is None
         else {"lower": prior.misfit.lower, "upper": prior.misfit.upper, "values": prior.misfit.values.tolist()},
         "modes": [
-            {"share": m.share, "coefficients": m.coefficients.tolist(), "covariance": m.covariance.tolist()}
+            {
+                "share": m.share,
+                "coefficients": m.coefficients.tolist(),
+                "covariance": m.covariance.tolist(),
+                "coefficient covariance": _listed(m.coefficient_covariance),
+            }
             for m in prior.modes
         ],
         "outliers": None if prior.outliers is None else prior.outliers._asdict(),
-        "coefficient errors": None
-        if prior.coefficient_errors is None
-        else np.asarray(prior.coefficient_errors).tolist(),
+        "coefficient errors": _listed(prior.coefficient_errors),
+        "coefficient covariance": _listed(prior.coefficient_covariance),
+        "ranges": {name: [float(end) for end in ends] for name, ends in prior.ranges.items()},
         "discrepancy": None
         if prior.discrepancy is None
         else {name: getattr(prior.discrepancy, name).tolist() for name in _DISCREPANCY},
@@ -70,10 +76,11 @@ def prior_fields(path: str | Path, law: Law) -> dict:
         )
     try:
         conditions, misfit = content["conditions"], content["misfit"]
-        if content["format"] == _FORMAT:
-            for name in ("modes", "outliers", "coefficient errors", "discrepancy", "objective"):
-                content[name]  # an older file has none of these
+        for name in _LATER:
+            if name not in _LACKS.get(content["format"], ()):
+                content[name]  # raises KeyError
         outliers, errors, discrepancy = (content.get(n) for n in ("outliers", "coefficient errors", "discrepancy"))
+        own = content.get("coefficient covariance")
         return {
             "coefficients": np.array(content["coefficients"], float),
             "covariance": np.array(content["covariance"], float),
@@ -89,12 +96,15 @@ def prior_fields(path: str | Path, law: Law) -> dict:
             and Misfit(float(misfit["lower"]), float(misfit["upper"]), np.array(misfit["values"], float)),
             "wander": float(content["wander"]),
             "modes": tuple(
-                Mode(float(m["share"]), m["coefficients"], m["covariance"]) for m in content.get("modes", ())
+                Mode(float(m["share"]), m["coefficients"], m["covariance"], m.get("coefficient covariance"))
+                for m in content.get("modes", ())
             ),
             "coefficient_errors": None if errors is None else np.array(errors, float),
             "outliers": outliers and Outliers(*(float(outliers[name]) for name in Outliers._fields)),
             "discrepancy": discrepancy and Discrepancy(*(np.array(discrepancy[n], float) for n in _DISCREPANCY)),
             "objective": str(content.get("objective", "likelihood")),
+            "coefficient_covariance": None if own is None else np.array(own, float),
+            "ranges": {name: (float(low), float(high)) for name, (low, high) in content.get("ranges", {}).items()},
         }
     except KeyError as error:
         raise ValueError(f"{path} is damaged: it has no {error}; learn the prior again") from error
@@ -121,10 +131,14 @@ def read_prior_file(path: str | Path) -> dict:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not a whole prior file ({error}); learn the prior again") from error
-    known = isinstance(content, dict) and content.get("format") in (_FORMAT, _OLDER)
+    known = isinstance(content, dict) and content.get("format") in (_FORMAT, *_LACKS)
     if not known or not isinstance(content.get("law"), dict):
         raise ValueError(f"{path} is not a prior file of this version (expected format {_FORMAT!r})")
     return content
+
+
+def _listed(values: np.ndarray | None) -> list | None:
+    return None if values is None else np.asarray(values).tolist()
 
 
 def _signature(law: Law) -> dict:

@@ -10,6 +10,7 @@ import torch
 
 from scimeta.calibration.conditions import condition_text
 from scimeta.calibration.report import axes
+from scimeta.calibration.units import split_unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +33,7 @@ def text(prior: Prior) -> str:
     for name, row in prior.slopes().iterrows():
         moves = ", ".join(f"{parameter} {slope:+.3g}" for parameter, slope in row.items())
         lines.append(f"one more of {name} moves (unconstrained) {moves}")
+    lines += _learned_at(prior)
     lines += _energies(prior)
     lines += _measurements(prior)
     if not prior.converged:
@@ -43,6 +45,14 @@ def _place(prior: Prior) -> str:
     """Return at which conditions the population is shown."""
     values = [condition_text(name, value) for name, value in zip(prior.conditions, prior.centre, strict=True)]
     return f" at {', '.join(values)}" if values else ""
+
+
+def _learned_at(prior: Prior) -> list[str]:
+    """Return a line on the ranges of the past, where conditions move the population."""
+    ranges = [(*split_unit(name), *ends) for name, ends in prior.ranges.items()]
+    ranges += [(*prior.law.x, *prior.x_range)] if ranges and prior.past else []
+    texts = (f"{name} {lower:.4g} to {upper:.4g} {unit}".rstrip() for name, unit, lower, upper in ranges)
+    return [f"learned at {', '.join(texts)}"] if ranges else []
 
 
 def _kinds(prior: Prior) -> list[str]:

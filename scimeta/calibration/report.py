@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from scimeta.calibration.law import Law
+from scimeta.calibration.ranges import outside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +32,7 @@ def text(fit: Calibration) -> str:
     ]
     lines += ["", *_correlations(fit), *_scatter(fit), *_belonging(fit), *([] if batch.averaged else _goodness(fit))]
     lines += [fit.family.sentence] if batch.prior is not None and len(curve) else []
+    lines += [] if batch.prior is None else [str(one) for one in outside(batch.prior, curve.conditions, curve.x)]
     lines.append("solve: converged" if fit.converged else "solve: NOT CONVERGED; the values are where it stopped")
     if batch.reasons[0]:
         lines.append(f"no intervals: {batch.reasons[0]}")
@@ -103,7 +106,12 @@ def _misfit(fit: Calibration) -> list[str]:
 
 
 def _goodness(fit: Calibration) -> list[str]:
-    """Return what a classical report says of the fit as a whole; nothing where no degree of freedom is left."""
+    """Return what a classical report says of the fit as a whole; nothing where no degree of freedom is left.
+
+    Nothing either of one of several specimens that were fitted together: their degrees of freedom are common.
+    """
+    if fit.batch.joint:
+        return []
     residuals, sigma, count = fit.residuals(), fit.curve.sigma, len(fit.law.names)
     points, dof = len(residuals), len(residuals) - count
     square = float(((residuals if sigma is None else residuals / sigma) ** 2).sum())
@@ -121,13 +129,14 @@ def _goodness(fit: Calibration) -> list[str]:
 def draw(fit: Calibration, ax: Axes | None) -> Axes:
     """Draw points, expected curve and band on the axes, or on new ones."""
     ax = axes(ax, fit.law)
-    curve, level = fit.curve, fit.batch.level
+    batch, curve, level = fit.batch, fit.curve, fit.batch.level
     values = fit.estimates
     x = np.linspace(curve.x.min(initial=0.0), _reach(fit), 300)
+    at = torch.from_numpy(x)
     if not fit.batch.reasons[0]:
-        band = fit.band(x)
-        ax.fill_between(x, band.lower, band.upper, color="C0", alpha=0.2, lw=0, label=f"{level:.0%} band")
-    ax.plot(x, fit.predict(x), color="C0", label=f"{fit.law.name}, expected")
+        band = batch._band(at, level)
+        ax.fill_between(x, band.lower[0], band.upper[0], color="C0", alpha=0.2, lw=0, label=f"{level:.0%} band")
+    ax.plot(x, batch._mean(at)[0], color="C0", label=f"{fit.law.name}, expected")
     error = None if curve.sigma is None else np.nan_to_num(curve.sigma)
     if len(curve):
         label = f"{curve.name}, measured"
@@ -146,7 +155,7 @@ def _reach(fit: Calibration) -> float:
         return fit.batch.prior.x_range[1]
     last = float(fit.curve.x.max())
     x = np.linspace(0.0, 6.0 * last, 400)[1:]
-    y = fit.predict(x)
+    y = fit.batch._mean(torch.from_numpy(x))[0]
     moving = np.abs(y - y[-1]) > 0.02 * max(np.ptp(y), 1e-300)
     return max(1.1 * last, float(x[moving][-1]) if moving.any() else last)
 

@@ -21,6 +21,7 @@ from scimeta.calibration.intervals import Band, Errors, Estimate, normal_nodes, 
 from scimeta.calibration.law import Law
 from scimeta.calibration.outliers import Outliers
 from scimeta.calibration.prior import Prior
+from scimeta.calibration.ranges import outside_lines, warn_beyond
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +54,7 @@ class Calibrations(Sequence["Calibration"]):
         prior: of the family that the specimens are taken to belong to; None of a fit without one.
         discrepancy: what the law misses along x; None if nothing is believed to be.
         bumps: (specimens, nodes, knots) how far at each node, in the unit of y.
+        joint: True if the specimens were fitted together, with one value of every shared parameter.
     """
 
     law: Law
@@ -73,6 +75,7 @@ class Calibrations(Sequence["Calibration"]):
     prior: Prior | None = None
     discrepancy: Discrepancy | None = None
     bumps: Tensor | None = None
+    joint: bool = False
 
     def __len__(self) -> int:
         return len(self.curves)
@@ -114,6 +117,7 @@ class Calibrations(Sequence["Calibration"]):
             self.prior,
             self.discrepancy,
             None if self.bumps is None else self.bumps[rows],
+            self.joint,
         )
 
     def estimates(self) -> dict[str, dict[str, np.ndarray]]:
@@ -138,10 +142,17 @@ class Calibrations(Sequence["Calibration"]):
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return the expected curve of every specimen: (specimens, points), in the unit of y.
 
+        Warns where x lies far outside that of the past.
+
         Args:
             x: (points,), in the unit of the law's x; non-finite values raise ValueError.
         """
         x = _abscissa(x)
+        warn_beyond(self.prior, x.numpy(), "prediction")
+        return self._mean(x)
+
+    def _mean(self, x: Tensor) -> np.ndarray:
+        """Return the expected curve of every specimen, without a word on where x lies."""
         if not self.averaged:
             return self.law.curve(dict(zip(self.law.names, self.best.T, strict=True)), x).numpy()
         return np.concatenate([(y * w[..., None]).sum(1).numpy() for y, w, _ in self._node_curves(x)])
@@ -156,6 +167,11 @@ class Calibrations(Sequence["Calibration"]):
                 only the specimen's own smooth departure from the law).
         """
         x, level = _abscissa(x), probability(self.level if level is None else level)
+        warn_beyond(self.prior, x.numpy(), "band")
+        return self._band(x, level, noise=noise)
+
+    def _band(self, x: Tensor, level: float, *, noise: bool = False) -> Band:
+        """Return the band, without a word on where x lies."""
         tail = 0.5 * (1 - level)
         ends = []
         for y, w, rows in self._node_curves(x):
@@ -239,7 +255,8 @@ class Calibrations(Sequence["Calibration"]):
         shown = self.to_frame() if len(self) <= 20 else self[:20].to_frame()
         more = "" if len(self) <= 20 else f"\n... and {len(self) - 20} more; to_frame() has all"
         table = shown.drop(columns="note").to_string(index=False, float_format=lambda v: f"{v:.4g}")
-        return f"{self.law.name}, {len(self)} specimens, {self.source}, {self.level:.0%} intervals\n{table}{more}"
+        lines = [f"{self.law.name}, {len(self)} specimens, {self.source}, {self.level:.0%} intervals", table + more]
+        return "\n".join([*lines, *([] if self.prior is None else outside_lines(self.prior, self.curves))])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points and the expected curve of every specimen; returns the axes."""
@@ -247,7 +264,7 @@ class Calibrations(Sequence["Calibration"]):
         every = np.concatenate([curve.x for curve in self.curves])
         stop = every.max() if len(every) else self.prior.x_range[1]
         x = np.linspace(every.min(initial=0.0), stop, 200)
-        for i, (curve, y) in enumerate(zip(self.curves, self.predict(x), strict=True)):
+        for i, (curve, y) in enumerate(zip(self.curves, self._mean(torch.from_numpy(x)), strict=True)):
             label = curve.name if len(self) <= 10 else None
             ax.plot(x, y, color=f"C{i % 10}", lw=1.2, alpha=1.0 if len(self) <= 10 else 0.5, label=label)
             ax.plot(curve.x, curve.y, "o", color=f"C{i % 10}", ms=4)
@@ -361,7 +378,9 @@ class Calibration:
             ValueError: no candidate, one that is not finite or outside the law's domain, a fit without intervals, an
                 unknown target or one of which nothing is open.
         """
-        return next_measurement(self, candidates, target, sigma=sigma)
+        plan = next_measurement(self, candidates, target, sigma=sigma)
+        warn_beyond(self.batch.prior, np.array([plan.best]), "next measurement")
+        return plan
 
     def correlation(self) -> np.ndarray:
         """Return (parameters, parameters): correlation of the unconstrained parameters."""
@@ -373,7 +392,9 @@ class Calibration:
 
     def residuals(self) -> np.ndarray:
         """Return (points,): measured minus expected, in the unit of y."""
-        return self.curve.y - self.predict(self.curve.x) if len(self.curve) else np.zeros(0)
+        if not len(self.curve):
+            return np.zeros(0)
+        return self.curve.y - self.batch._mean(torch.tensor(self.curve.x))[0]
 
     def outlier_probability(self) -> np.ndarray:
         """Return (points,): the probability that each measurement is an outlier; 0 where the prior knows of none."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy import optimize
 
+from scimeta.calibration.curves import Curve, pad
 from scimeta.calibration.law import Law
 
 _HUGE = 1e100  # stands for a residual that is not finite; its square still is
@@ -50,7 +51,7 @@ def solve(
         known: False if the start is no better than a guess at the parameters' scale: others are then always tried.
     """
     with np.errstate(all="ignore"):
-        problem = _Problem(law, x, y, np.ones(len(y)) if weights is None else weights)
+        problem = _alone(law, x, y, np.ones(len(y)) if weights is None else weights)
         linear = _linear(problem, start)
         best, agree = None, 0
         # Many nonlinear parameters have many minima: then descents by other ways have to agree on the best of them.
@@ -66,6 +67,38 @@ def solve(
                 break
         best = _like_start(problem, best, start, linear)
         return _with_covariance(problem, best, absolute=weights is not None)
+
+
+def solve_jointly(law: Law, curves: Sequence[Curve], starts: np.ndarray, *, absolute: bool) -> list[Fit]:
+    """Return the least-squares solutions of specimens that share parameters, fitted to all of their points together.
+
+    Minimises sum_s |(f(x_s; own_s, shared) - y_s) / sigma_s|^2 over every specimen's own parameters and one value of
+    the shared ones for all. Each Fit holds its specimen's own and the shared parameters, with their joint covariance;
+    ``cost`` is that of all specimens.
+
+    Args:
+        law: with shared parameters.
+        curves: two specimens or more.
+        starts: (specimens, parameters) unconstrained.
+        absolute: True if every point has a sigma; False if one unknown noise is common to all.
+
+    Reference: Bates and Watts, Nonlinear Regression Analysis (1988), 4.1.
+    """
+    own, count = [law.names.index(name) for name in law.fast], len(curves)
+    common = [i for i in range(len(law.names)) if i not in own]
+    place = np.empty((count, len(law.names)), dtype=int)  # of each parameter of each specimen among the unknowns
+    place[:, own] = np.arange(count * len(own)).reshape(count, -1)
+    place[:, common] = count * len(own) + np.arange(len(common))
+    start = np.empty(count * len(own) + len(common))
+    start[place[:, own]] = starts[:, own]
+    start[place[0, common]] = np.median(starts[:, common], 0)
+    problem = _together(law, curves, place, absolute)
+    with np.errstate(all="ignore"):
+        whole = _with_covariance(problem, _polished(problem, _descend(problem, start, [])), absolute=absolute)
+    return [
+        whole._replace(u=whole.u[at], covariance=None if whole.covariance is None else whole.covariance[np.ix_(at, at)])
+        for at in place
+    ]
 
 
 class _Trial(NamedTuple):
@@ -85,10 +118,25 @@ class _Trial(NamedTuple):
 
 
 class _Problem:
-    """Weighted residuals of one specimen and their Jacobian, for a batch of unconstrained parameter vectors."""
+    """Weighted residuals and their Jacobian, for a batch of unconstrained parameter vectors.
 
-    def __init__(self, law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> None:
-        self.law, self.y, self.weights, self.x = law, y, weights, torch.from_numpy(x)
+    Args:
+        law: the law.
+        names: of the unknowns, for messages.
+        linearized: (batch, unknowns) -> curve (batch, points) and its derivatives (batch, points, unknowns).
+        x, y, weights: (points,).
+    """
+
+    def __init__(
+        self,
+        law: Law,
+        names: Sequence[str],
+        linearized: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        x: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray,
+    ) -> None:
+        self.law, self.names, self.linearized, self.y, self.weights = law, names, linearized, y, weights
         self.norm = float(np.linalg.norm(y * weights))
         self.order = np.argsort(x, kind="stable")
         self._last: tuple[bytes, tuple[np.ndarray, np.ndarray]] = b"", ()
@@ -97,10 +145,8 @@ class _Problem:
         """Return (batch, points) and (batch, points, parameters) at u: (batch, parameters); huge where not finite."""
         if self._last[0] == u.tobytes():
             return self._last[1]
-        params = {name: torch.tensor(u[:, i]) for i, name in enumerate(self.law.names)}
-        curve, by = self.law.linearized(params, self.x.expand(len(u), -1))
-        residual = (curve.numpy() - self.y) * self.weights
-        jacobian = torch.stack([by[name] for name in self.law.names], -1).numpy() * self.weights[:, None]
+        curve, slopes = self.linearized(u)
+        residual, jacobian = (curve - self.y) * self.weights, slopes * self.weights[:, None]
         good = (np.abs(residual) < _HUGE).all(-1) & (np.abs(jacobian) < _HUGE).all((-1, -2))
         values = np.where(good[:, None], residual, _HUGE), np.where(good[:, None, None], jacobian, 0.0)
         self._last = u.tobytes(), values
@@ -135,6 +181,38 @@ class _Problem:
         singular = points < count or not spectrum[-1] > 1e-13 * np.sqrt(points) * spectrum[0]
         step = -np.linalg.lstsq(upper, tangential, rcond=1e-15)[0] / scale
         return _Trial(u, cost, offset, singular, step, upper, scale)
+
+
+def _alone(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> _Problem:
+    """Return the problem of one specimen."""
+    at = torch.from_numpy(x)
+    return _Problem(law, law.names, lambda u: _linearized(law, u, at.expand(len(u), -1)), x, y, weights)
+
+
+def _together(law: Law, curves: Sequence[Curve], place: np.ndarray, absolute: bool) -> _Problem:
+    """Return the problem of several specimens at once; place: (specimens, parameters) among the unknowns."""
+    x, y, sigma, mask = (part.numpy() for part in pad(curves))
+    specimen = mask.nonzero()[0]  # (points,)
+    names = [""] * (place.max() + 1)
+    for curve, row in zip(curves, place, strict=True):
+        for name, at in zip(law.names, row, strict=True):
+            names[at] = name if law.parameters[name].shared else f"{name} of {curve.name}"
+
+    def linearized(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        every = u[:, place].reshape(-1, place.shape[1])  # (batch * specimens, parameters)
+        curve, slopes = _linearized(law, every, torch.from_numpy(np.tile(x, (len(u), 1))))
+        jacobian = np.zeros((len(u), len(specimen), u.shape[1]))
+        own = slopes.reshape(len(u), *x.shape, -1)[:, mask]  # (batch, points, parameters)
+        np.put_along_axis(jacobian, np.broadcast_to(place[specimen], own.shape), own, -1)
+        return curve.reshape(len(u), *x.shape)[:, mask], jacobian
+
+    return _Problem(law, names, linearized, x[mask], y[mask], 1.0 / sigma[mask] if absolute else np.ones(mask.sum()))
+
+
+def _linearized(law: Law, u: np.ndarray, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return the law at u: (batch, parameters), as (batch, points), and its derivatives (batch, points, parameters)."""
+    curve, by = law.linearized({name: torch.tensor(u[:, i]) for i, name in enumerate(law.names)}, x)
+    return curve.numpy(), torch.stack([by[name] for name in law.names], -1).numpy()
 
 
 def _trials(problem: _Problem, start: np.ndarray, linear: list[int], known: bool) -> Iterator[_Trial]:
@@ -266,7 +344,7 @@ def _with_covariance(problem: _Problem, best: _Trial, *, absolute: bool) -> Fit:
         message = f"{points} point{'s' * (points > 1)} cannot determine {count} parameters"
     elif best.singular:
         weakest = np.abs(np.linalg.svd(best.upper)[2][-1])
-        names = [name for name, share in zip(problem.law.names, weakest, strict=True) if share > 0.1]
+        names = [name for name, share in zip(problem.names, weakest, strict=True) if share > 0.1]
         message = f"the points do not determine {', '.join(names) or 'the parameters'}: the curve does not change with "
         message += "it" if len(names) == 1 else "some combination of them"
     elif not best.minimum:

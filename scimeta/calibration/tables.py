@@ -94,6 +94,7 @@ def read_curves(
                 None if sigma is None else values[sigma][rows],
                 {labels[condition]: values[condition][rows[0]] for condition in conditions},
                 replicates,
+                *(axis.unit for axis in axes),
             )
             for name, rows in zip(position, parts, strict=True)
         ],

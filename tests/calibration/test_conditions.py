@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.conditions import coefficient_errors, condition_value, resolved
+from scimeta.calibration.conditions import coefficient_covariance, condition_value, resolved
 from scimeta.calibration.curves import Curve
 from scimeta.calibration.empirical_bayes import learn_prior
 from scimeta.calibration.law import Law, Parameter
@@ -143,8 +143,8 @@ class TestActivationEnergy:
         posterior = torch.linalg.inv(torch.linalg.inv(population) + torch.linalg.inv(own))
         stacked = torch.cat([torch.kron(row[None], torch.eye(2, dtype=torch.float64)) for row in design])
         weights = torch.block_diag(*torch.linalg.inv(population + own))
-        exact = torch.linalg.inv(stacked.T @ weights @ stacked).diagonal().sqrt().reshape(3, 2)
-        np.testing.assert_allclose(coefficient_errors(design, population, posterior), exact, rtol=1e-9)
+        exact = torch.linalg.inv(stacked.T @ weights @ stacked).reshape(3, 2, 3, 2)
+        np.testing.assert_allclose(coefficient_covariance(design, population, posterior), exact, rtol=1e-9)
 
     def test_covers_as_often_as_it_says(self):
         """40 families of 12 specimens: 90 % of them, give or take three standard errors."""

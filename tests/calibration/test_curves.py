@@ -238,7 +238,7 @@ def test_what_a_law_rules_out_is_said_with_the_specimen():
 
     law = Law("line", LINE.fn, LINE.parameters, x=LINE.x, y=LINE.y, check=check)
     with pytest.raises(ValueError, match=r"^specimen 'A2': fractions above 0\.25$"):
-        check_law(law, list(family()))
+        check_law(law, list(family(unit="s")))
     with pytest.raises(ValueError, match="curves are in min"):
         check_law(law, family())
     check_law(LINE, family(unit="s"))

@@ -179,7 +179,7 @@ class TestPymc:
         population = prior.population(prior.design([{"1/T [K]": 0.0032}]))
         u = module["seen"]["unconstrained"]
         np.testing.assert_allclose(u["mu"], population.means[0, 0], rtol=1e-12)
-        np.testing.assert_allclose(u["chol"] @ u["chol"].T, population.covariances[0], rtol=1e-12)
+        np.testing.assert_allclose(u["chol"] @ u["chol"].T, population.covariances[0, 0], rtol=1e-12)
         names = prior.law.fast
         expected = prior.law.constrain(dict(zip(names, population.means[0, 0], strict=True)))
         for name in names:

@@ -188,7 +188,7 @@ class TestFile:
     def test_a_file_that_is_no_prior_of_this_version_is_refused(self, tmp_path, text):
         path = tmp_path / "prior.json"
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"not a prior file of this version .*version 2"):
+        with pytest.raises(ValueError, match=r"not a prior file of this version .*version 3"):
             Prior.load(path, LAW)
 
     def test_a_binary_file_is_refused(self, tmp_path):
