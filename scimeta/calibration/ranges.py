@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from scimeta.calibration.prior import Prior
 
 _ROUNDING = 1e-9  # of a range, by which a converted number may miss its end
-_WORTH_A_WARNING = 0.1  # of the past's range of x; a law is made to reach a little beyond
+_FAR = 0.05  # of the past's range of a condition: less, and a warning is more often chance than extrapolation
+_FAR_IN_X = 0.25  # the same of x, where a law is made to reach a little beyond, as down to 0
 
 
 class Outside(NamedTuple):
@@ -45,7 +46,7 @@ class Outside(NamedTuple):
     @property
     def warned(self) -> bool:
         """True if a warning is due, not only a line in the report."""
-        return self.is_condition or self.away > _WORTH_A_WARNING
+        return self.away > (_FAR if self.is_condition else _FAR_IN_X)
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""

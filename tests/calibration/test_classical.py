@@ -12,6 +12,7 @@ import torch
 from scipy import optimize, stats
 
 from scimeta.calibration.classical import LeastSquares, solve
+from scimeta.calibration.curves import Curve
 from scimeta.calibration.law import Law, Parameter
 
 NIST = Path(__file__).parent / "nist_strd"
@@ -291,3 +292,100 @@ def test_a_kinked_law_finds_the_best_of_its_minima():
     cost = [np.square(LeastSquares(law).fit(t, y, start=start).residuals()).sum() for start in starts]
     truth = np.square(noise).sum()
     assert cost[0] <= truth and cost[1] == pytest.approx(cost[0], rel=1e-6)
+
+
+class TestShared:
+    """A parameter that is shared has one value, fitted to all specimens together."""
+
+    LAW = Law(
+        "shared rate",
+        lambda t, a, k: a * torch.exp(-k * t),
+        {"a": Parameter("mV", "positive"), "k": Parameter("1/s", "positive", shared=True)},
+        first_guess=lambda t, y: {"a": 1.0, "k": 1.0},
+    )
+
+    def curves(self, sigma: float | None = None, count: int = 3) -> list[Curve]:
+        rng, curves = np.random.default_rng(0), []
+        for i in range(count):
+            x, a = np.linspace(0, 8 - i % 3, 9 - 2 * (i % 3)), 2.0 ** (i % 4)
+            curves.append(Curve(f"S{i}", x, a * np.exp(-0.3 * x) + 0.02 * rng.standard_normal(len(x)), sigma))
+        return curves
+
+    @staticmethod
+    def reference(curves: list[Curve], sigma: float | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return values and standard errors of the amplitudes and the rate, by SciPy's ``curve_fit``."""
+        x, y = (np.concatenate([getattr(curve, side) for curve in curves]) for side in "xy")
+        which = np.repeat(np.arange(len(curves)), [len(curve) for curve in curves])
+        weights = {} if sigma is None else {"sigma": np.full(len(x), sigma), "absolute_sigma": True}
+        best, covariance = optimize.curve_fit(
+            lambda x, *p: np.array(p)[which] * np.exp(-p[-1] * x),
+            x,
+            y,
+            [1.0] * len(curves) + [0.3],
+            xtol=1e-13,
+            **weights,
+        )
+        return best, np.sqrt(np.diag(covariance))
+
+    @pytest.mark.parametrize("sigma", [None, 0.03])
+    @pytest.mark.parametrize("count", [2, 3, 12])
+    def test_values_and_errors_are_those_of_one_fit_of_all_points(self, sigma, count):
+        curves = self.curves(sigma, count)
+        fits, (best, error) = LeastSquares(self.LAW).fit_many(curves), self.reference(curves, sigma)
+        for i, fit in enumerate(fits):
+            assert fit["k"].value == fits[0]["k"].value == pytest.approx(best[-1], rel=1e-6)
+            assert fit["a"].value == pytest.approx(best[i], rel=1e-6)
+            assert fit["k"].std == pytest.approx(error[-1], rel=1e-3)
+            assert fit["a"].std == pytest.approx(error[i], rel=1e-3)
+            assert fit.converged
+        dof = np.inf if sigma else sum(map(len, curves)) - count - 1
+        reach = stats.t.ppf(0.95, dof) * error[-1] / best[-1]
+        assert np.log(fits[0]["k"].upper / fits[0]["k"].value) == pytest.approx(reach, rel=1e-3)
+
+    def test_a_specimen_that_says_too_little_alone_is_fitted_with_the_others(self):
+        curves = [*self.curves(), Curve("one point", [2.0], [3.0])]
+        fits = LeastSquares(self.LAW).fit_many(curves)
+        assert fits["one point"]["k"].value == fits[0]["k"].value
+        assert fits["one point"]["a"].value == pytest.approx(3.0 * np.exp(2 * fits[0]["k"].value), rel=1e-9)
+        assert np.isfinite(fits["one point"]["a"].std)
+
+    def test_the_report_says_so_and_judges_no_specimen_by_its_own_degrees_of_freedom(self):
+        fits = LeastSquares(self.LAW).fit_many(self.curves())
+        for text in (str(fits), str(fits["S1"])):
+            assert "least squares of 3 specimens together, no prior" in text
+        assert "chi-square" not in str(fits["S1"])
+        residuals = np.concatenate([fit.residuals() for fit in fits])
+        np.testing.assert_allclose(fits.noise, (residuals @ residuals / (21 - 4)) ** 0.5)
+
+    def test_a_law_of_shared_parameters_alone_is_one_fit(self):
+        law = Law("line", lambda t, a, b: a + b * t, {n: Parameter(shared=True) for n in "ab"})
+        rng = np.random.default_rng(1)
+        curves = [Curve(f"S{i}", np.arange(5.0), 1 + 2 * np.arange(5.0) + rng.standard_normal(5)) for i in range(3)]
+        fit = LeastSquares(law).fit_many(curves)[2]
+        x, y = (np.concatenate([getattr(curve, side) for curve in curves]) for side in "xy")
+        (slope, level), covariance = np.polyfit(x, y, 1, cov="unscaled")
+        scatter = ((y - level - slope * x) ** 2).sum() / 13
+        assert (fit["a"].value, fit["b"].value) == pytest.approx((level, slope), rel=1e-8)
+        assert fit["b"].std == pytest.approx((scatter * covariance[0, 0]) ** 0.5, rel=1e-6)
+
+    def test_a_single_specimen_is_fitted_as_ever(self):
+        curve = self.curves()[0]
+        (many,), one = LeastSquares(self.LAW).fit_many([curve]), LeastSquares(self.LAW).fit(curve.x, curve.y)
+        assert many["k"].value == pytest.approx(one["k"].value, rel=1e-12)
+        assert "chi-square" in str(many)
+
+    def test_a_parameter_that_no_point_determines_is_named_with_its_specimen(self):
+        law = Law(
+            "two",
+            lambda t, a, b, k: (a + b) * torch.exp(-k * t),
+            {**{n: Parameter() for n in "ab"}, "k": self.LAW.parameters["k"]},
+        )
+        with pytest.warns(
+            UserWarning, match="all specimens together did not converge: the points do not determine a of S"
+        ):
+            fits = LeastSquares(law).fit_many(self.curves())
+        assert not fits.converged.any()
+
+    def test_a_sigma_for_some_specimens_only_is_refused(self):
+        with pytest.raises(ValueError, match="S0 has a sigma, S1 has none; specimens that share a parameter"):
+            LeastSquares(self.LAW).fit_many([self.curves(0.1)[0], self.curves()[1]])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import io
 import time
 
 import numpy as np
@@ -8,9 +10,14 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from scimeta.calibration.calibrator import Calibrator
 from scimeta.calibration.checks import check_law, check_units
+from scimeta.calibration.classical import LeastSquares
+from scimeta.calibration.compare import compare
 from scimeta.calibration.curves import Curve, Curves, pad
+from scimeta.calibration.empirical_bayes import learn_prior
 from scimeta.calibration.law import Axis, Law, Parameter
+from scimeta.calibration.prior import Prior
 from scimeta.calibration.tables import read_curves
 
 LINE = Law("line", lambda t, a: a * t, {"a": Parameter("1/s", "positive")}, x=Axis("time", "s"), y=Axis("fraction"))
@@ -297,3 +304,69 @@ def test_a_plot_labels_its_axes_and_names_few_curves(count, named):
     assert (ax.get_legend() is not None) == named
     assert Curves([Curve("A", [1, 2], [1, 2], 0.1)], Axis("x"), Axis("y")).plot(ax) is ax
     plt.close(ax.figure)
+
+
+class TestUnits:
+    """A list of curves knows their unit as well as Curves do."""
+
+    LAW = Law("decay", lambda t, k: torch.exp(-k * t), {"k": Parameter("1/s", "positive")}, x=Axis("time", "s"))
+
+    def past(self, unit: str = "min", count: int = 8) -> Curves:
+        rng, times = np.random.default_rng(0), np.array([1.0, 2.0, 4.0, 8.0])
+        rates = 0.2 * np.exp(0.2 * rng.standard_normal(count))
+        curves = [
+            Curve(f"S{i}", times, np.exp(-k * times) + 0.01 * rng.standard_normal(4)) for i, k in enumerate(rates)
+        ]
+        return Curves(curves, Axis("time", unit), Axis("signal"))
+
+    @pytest.mark.parametrize("door", [
+        learn_prior,
+        lambda law, curves: LeastSquares(law).fit_many(curves),
+        lambda law, curves: Calibrator(law, Prior(law, [[-1.5]], [[0.1]], 0.01)).fit_many(curves),
+        lambda law, curves: compare([law, dataclasses.replace(law, name="other")], curves),
+    ])  # fmt: skip
+    @pytest.mark.parametrize("some", [
+        lambda curves: [curve for curve in curves if curve.name != "S7"],
+        lambda curves: [curve.head(4) for curve in curves],
+        lambda curves: [dataclasses.replace(curve, name=f"again {curve.name}") for curve in curves],
+        lambda curves: tuple(curves)[2:],
+    ])  # fmt: skip
+    def test_a_list_made_from_minutes_is_refused_by_a_law_in_seconds(self, door, some):
+        with pytest.raises(ValueError, match=r"S\d is in min, law decay expects s; pass \[curve.convert\(x=\"s\"\)"):
+            door(self.LAW, some(self.past()))
+
+    def test_what_the_refusal_advises_gives_what_curves_give(self):
+        curves = self.past()
+        listed = learn_prior(self.LAW, [curve.convert(x="s") for curve in curves])
+        assert str(listed) == str(learn_prior(self.LAW, curves.convert(x="s")))
+
+    def test_units_that_are_mixed_are_refused_by_name_where_the_law_names_none(self):
+        law = dataclasses.replace(self.LAW, x=Axis("time"))
+        mixed = [*self.past()[:4], *self.past("s")[4:]]
+        with pytest.raises(ValueError, match="S0 is in min, S4 in s; have all in one unit"):
+            learn_prior(law, mixed)
+
+    def test_curves_convert_those_in_another_unit(self):
+        curves = Curves([*self.past()[:2], *self.past("s")[2:4]], Axis("time", "s"), Axis("signal"))
+        np.testing.assert_allclose(curves["S1"].x, [60.0, 120.0, 240.0, 480.0])
+        np.testing.assert_allclose(curves["S2"].x, [1.0, 2.0, 4.0, 8.0])
+        assert {curve.x_unit for curve in curves} == {"s"}
+        assert Curves(list(self.past()), Axis("time"), Axis("signal")).x.unit == "min"
+        with pytest.raises(ValueError, match="specimen 'S0': cannot convert from 'min' to 'K'"):
+            Curves(list(self.past()), Axis("time", "K"), Axis("signal"))
+
+    def test_percent_is_not_forgotten_either(self):
+        listed = [Curve(f"S{i}", [1, 2, 3], [90, 80, 70], sigma=2.0, y_unit="%") for i in range(6)]
+        with pytest.raises(ValueError, match="S0 is in %, law decay names no unit"):
+            LeastSquares(self.LAW).fit_many(listed)
+        plain = listed[0].convert(y="")
+        np.testing.assert_allclose((*plain.y, plain.sigma[0]), [0.9, 0.8, 0.7, 0.02])
+        assert (plain.y_unit, plain.x_unit) == ("", "")
+
+    def test_a_curve_without_a_unit_has_none_to_convert_from(self):
+        with pytest.raises(ValueError, match="specimen 'A': x has no unit to convert from"):
+            Curve("A", [1], [2]).convert(x="s")
+
+    def test_a_table_gives_every_curve_its_units(self):
+        file = io.StringIO("specimen,time [min],length [mm]\nA,1,2\nB,1,3")
+        assert [(c.x_unit, c.y_unit) for c in list(read_curves(file, y="length"))] == [("min", "mm")] * 2
