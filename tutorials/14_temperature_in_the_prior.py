@@ -95,11 +95,9 @@ print(f"two stages: E = {-R * slope:.1f} kJ/mol (truth {ENERGY:g})")
 
 def band_of_k(prior: Prior, celsius: np.ndarray) -> np.ndarray:
     """Return (3, temperatures) median of k and where nine alloys of ten lie."""
-    ends = []
-    for value in celsius:
-        k = Calibrator(JMAK, prior).fit([], [], conditions={"temperature [degC]": value})["k"]
-        ends.append((k.value, k.lower, k.upper))
-    return np.array(ends).T
+    unmeasured = [Curve(f"at {t:g} degC", [], [], conditions={"temperature [degC]": t}) for t in celsius]
+    k = Calibrator(JMAK, prior).fit_many(unmeasured).estimates()["k"]
+    return np.stack([k[part] for part in ("value", "lower", "upper")])
 
 
 straight = learn_prior(JMAK, past, conditions=["temperature"])
@@ -118,12 +116,14 @@ figure.savefig(folder / "1_rate_and_temperature.png", dpi=150)
 
 # %% [markdown]
 # Within the grey range, where there are data, either line will do. Beyond it only the one that is right goes on being
-# right, and its interval does not know of the choice: it is yours. Forms that can be written: `"T"`, `"1/T"`,
+# right. Its interval grows with the distance, by what the past leaves open of the line, and a warning says that this is
+# extrapolation; of the choice of the line it knows nothing: that is yours. Forms that can be written: `"T"`, `"1/T"`,
 # `"log(dose)"`, `"T^2"`, one beside the other if need be.
 #
 # ## An alloy that has not been measured
 #
-# A fit without points is what the past and the conditions say. One early point then does most of the rest.
+# A fit without points is what the past and the conditions say. One early point then does most of the rest: this far from
+# the past the temperature adds little to it, since how n depends on the temperature is open, too.
 
 # %%
 calibrator = Calibrator(JMAK, prior)
@@ -187,6 +187,6 @@ off = {
 }
 assert off["1/T"] < off["T"]
 width = [fit["k"].upper / fit["k"].lower for fit in (before, after, blind)]
-assert width[1] < width[0] and width[1] < width[2]
+assert width[1] < width[0]
 assert SMOKE or (shares > 0.78).all()
 print(f"all claims hold; figures in {folder}")
