@@ -22,7 +22,7 @@ from scimeta.calibration.misfit import Misfit
 from scimeta.calibration.mixture import Gaussian, Mixture, Mode, is_covariance, positive_definite, tails
 from scimeta.calibration.outliers import Outliers
 from scimeta.calibration.prior_file import prior_content, prior_fields, read_prior_file
-from scimeta.files import write_atomically
+from scimeta.files import PRIOR, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -371,9 +371,14 @@ class Prior:
         return numpyro_text(self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the prior as a readable JSON file, whole or not at all; returns the path."""
+        """Write the prior as a readable JSON file, whole or not at all; returns the path.
+
+        Raises:
+            ValueError: the path has the suffix of another format.
+            OSError: it cannot be written.
+        """
         text = json.dumps(prior_content(self), indent=1, allow_nan=False)
-        return write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        return write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), PRIOR)
 
     @staticmethod
     def load(path: str | Path, law: Law) -> Prior:
