@@ -93,9 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     learn = commands.add_parser(
         "learn", help="learn a prior from a table of past specimens", epilog=_LEARN_EXAMPLES, formatter_class=raw
     )
-    learn.add_argument("csv", help="one row a measurement; - for standard input")
+    learn.add_argument("csv", help="one row a measurement; -: standard input")
     learn.add_argument("--law", required=True, help=f"{', '.join(LAWS)}; or FILE.py:NAME for a law of your own")
-    learn.add_argument("-o", "--output", required=True, metavar="PRIOR.json", help="where the prior goes; - for standard output")
+    learn.add_argument("-o", "--output", required=True, metavar="PRIOR.json", help="where it goes; -: standard output")
     learn.add_argument("--plot", metavar="PNG", help="draw the population")
     _add_columns(learn)
     learn.set_defaults(run=_learn)
@@ -104,11 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         "fit", help="calibrate new specimens with a prior", epilog=_FIT_EXAMPLES, formatter_class=raw
     )
     fit.add_argument("prior", nargs="?", help="from scimeta learn; without arguments the shipped example runs")
-    fit.add_argument("csv", nargs="?", help="the new specimens' points, one row a measurement; - for standard input")
+    fit.add_argument("csv", nargs="?", help="the new specimens' points, one row a measurement; -: standard input")
     fit.add_argument("--law", help="FILE.py:NAME, where the prior is of a law of your own")
     fit.add_argument("--level", type=float, default=0.9, help="probability of the intervals (default 0.9)")
     fit.add_argument("--plot", metavar="PNG", help="draw points, curve and band")
-    fit.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a specimen; - for standard output")
+    fit.add_argument(
+        "--csv", dest="table", metavar="OUT.csv", help="the estimates, one row a specimen; -: standard output"
+    )
     _add_columns(fit)
     fit.set_defaults(run=_fit)
     _add_next(commands, raw)
@@ -122,14 +124,16 @@ def _add_next(commands: argparse._SubParsersAction, formatter: type[argparse.Hel
         "next", help="say what to measure next of a new specimen", epilog=_NEXT_EXAMPLES, formatter_class=formatter
     )
     after.add_argument("prior", help="from scimeta learn")
-    after.add_argument("csv", help="the new specimens' points so far, one row a measurement; - for standard input")
+    after.add_argument("csv", help="the new specimens' points so far, one row a measurement; -: standard input")
     where = f"in the unit of the law's x: 10,20,40 or FROM:TO:COUNT (default: {_CANDIDATES} over the range of the past)"
     after.add_argument("--candidates", metavar="LIST", help=f"where the next measurement could be, {where}")
     what = "a parameter's name, or the x at which the curve is to be known (default: all parameters)"
     after.add_argument("--target", help=f"what is to become certain: {what}")
     after.add_argument("--law", help="FILE.py:NAME, where the prior is of a law of your own")
     after.add_argument("--plot", metavar="PNG", help="draw the score of the candidates, of one specimen")
-    after.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the scores, one row a candidate; - for standard output")
+    after.add_argument(
+        "--csv", dest="table", metavar="OUT.csv", help="the scores, one row a candidate; -: standard output"
+    )
     _add_columns(after)
     after.set_defaults(run=_next)
 

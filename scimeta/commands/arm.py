@@ -112,7 +112,9 @@ def _add_weigh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="which to weigh, if none is named (default test)")
     parser.add_argument("--samples", type=int, help=f"rows taken of each trial (default {_SAMPLES}; fixed: as trained)")
     parser.add_argument("--level", type=float, default=0.9, help="probability of the intervals (default 0.9)")
-    parser.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a trial; - for standard output")
+    parser.add_argument(
+        "--csv", dest="table", metavar="OUT.csv", help="the estimates, one row a trial; -: standard output"
+    )
     parser.add_argument("--plot", metavar="PNG", help=f"draw masses and intervals (alone: {_PICTURE})")
     parser.set_defaults(run=_weigh)
 

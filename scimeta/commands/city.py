@@ -68,7 +68,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     go.add_argument("--rewards", metavar="CSV", help="rewards that were met, from which preferences are learned")
     go.add_argument("--sigma", type=float, help="standard deviation of those rewards' noise (default: not known)")
     go.add_argument("--improve", type=int, default=0, metavar="N", help="plan so many improvements more (default 0)")
-    go.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the route, one row a step; - for standard output")
+    go.add_argument("--csv", dest="table", metavar="OUT.csv", help="the route, one row a step; -: standard output")
     go.add_argument("--plot", metavar="PNG", help=f"draw map, values and route (alone: {_PICTURE})")
     go.set_defaults(run=_go)
 
