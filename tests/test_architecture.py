@@ -19,6 +19,8 @@ TABLE = {
     "scimeta.core.trained": {"scimeta.core", "torch", "pandas"},
     "scimeta.core.checkpoint": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
     "scimeta.models": {"torch", "lazy_loader"},
+    # An embedding is swapped wherever a loss is batched, a module's or a function's.
+    "scimeta.models.functional": {"scimeta.models", "scimeta.core.embedding", "torch"},
     "scimeta.calibration": {
         "scimeta.core",
         "scimeta.files",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from scimeta.core.door import check_batch
+from scimeta.core.embedding import FoundPadding
 from scimeta.core.inner_loop import split_fast
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import Execution, execution
@@ -146,6 +147,7 @@ def _plain_step(
     loss: Loss, learner: MetaLearner, learned: Params, held: Params, moving: Params, state: Any, seen: Data
 ) -> tuple[Params, Any]:
     grads = torch.autograd.grad(loss({**held, **moving}, seen), list(moving.values()), create_graph=True)
+    grads = [grad.to_dense() for grad in grads]  # an embedding may make sparse ones
     if learner.adapt.first_order:
         grads = [grad.detach() for grad in grads]
     return learner.adapt.rule.update(learned, dict(zip(moving, grads, strict=True)), state, moving)
@@ -218,9 +220,11 @@ def _finite_difference(
     """Return |g'd - (L(+h d) - L(-h d)) / 2h| / scale for a random direction d of length 1."""
     if learner.estimate == "displacement":
         return float("nan")
-    direction = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype).to(gradient.device)
-    direction = direction / direction.norm()
     value = getattr(learner.meta, part)[name]
+    direction = torch.randn(gradient.shape, generator=generator, dtype=gradient.dtype).to(gradient.device)
+    if part == "init" and (rows := _padding_rows(loss, learner, task, name)):
+        direction[rows] = 0.0  # they move the loss, and have by agreement no derivative
+    direction = direction / direction.norm().clamp(min=1e-300)
     h = _STEP * max(1.0, float(value.norm()))
 
     def at(distance: float) -> float:
@@ -231,3 +235,12 @@ def _finite_difference(
 
     slope = (at(h) - at(-h)) / (2 * h)
     return abs(float((gradient * direction).sum()) - slope) / scale
+
+
+def _padding_rows(loss: Loss, learner: MetaLearner, task: Task, name: str) -> list[int]:
+    """Return the rows of a parameter that embeddings hold in either loss."""
+    one, params = select_tasks(task, 0), learner.meta.init
+    with torch.no_grad(), FoundPadding() as found:
+        loss(params, at_step(one.support, 0))
+        _judge(loss, learner)(params, one.query)
+    return sorted(found.rows.get(id(params[name]), ()))

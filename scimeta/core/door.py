@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scimeta.core.embedding import SWAPS
 from scimeta.core.inner_loop import split_fast
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import execution
@@ -173,7 +174,10 @@ def _check_streams(batch: Task, where: str) -> None:
 
 
 class _NoFusedRecurrence(TorchFunctionMode):
-    """Raises at torch's recurrent layers, which take themselves apart before the watch below could name them."""
+    """Raises at torch's recurrent layers, which take themselves apart before the watch below could name them.
+
+    Embeddings are those that a batch of tasks will have.
+    """
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -190,7 +194,7 @@ class _NoFusedRecurrence(TorchFunctionMode):
                 f"{self.where} uses torch's {func.__name__}, which cannot be batched over tasks; "
                 "write the cell in elementary operations"
             )
-        return func(*args, **(kwargs or {}))
+        return SWAPS.get(func, func)(*args, **(kwargs or {}))
 
 
 class _Watch(TorchDispatchMode):
@@ -212,6 +216,8 @@ class _Watch(TorchDispatchMode):
                 raise ValueError(
                     f"{self.where} uses aten::{name}, whose second derivative is not right here; {instead}"
                 )
+        if name == "embedding" and len(args) > 2 and args[2] >= 0:  # torch.nn.functional's has been swapped by now
+            raise ValueError(f"{self.where} uses aten::embedding, whose padding row would move; use F.embedding")
         for index, argument in enumerate(func._schema.arguments):
             if argument.alias_info is None or not argument.alias_info.is_write:
                 continue

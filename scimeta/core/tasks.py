@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from scimeta.core.embedding import HeldPadding
+
 Params = dict[str, Tensor]
 """Flat mapping from name to tensor, as ``dict(module.named_parameters())`` gives."""
 
@@ -59,7 +61,7 @@ TaskSampler = Callable[[int, torch.Generator], Task]
 def over_tasks(function: Callable[..., Any], in_dims: Any = 0, *, chunk_size: int | None = None) -> Callable[..., Any]:
     """Return ``function`` of one task, batched over a leading task axis.
 
-    The only place where the package calls ``torch.func.vmap``.
+    The only place where the package calls ``torch.func.vmap``. Embeddings with a padding row are made right under it.
 
     Args:
         function: pure function of tensors (or nests of tensors) of one task.
@@ -70,7 +72,12 @@ def over_tasks(function: Callable[..., Any], in_dims: Any = 0, *, chunk_size: in
     >>> double_sum(torch.ones(3, 4))
     tensor([8., 8., 8.])
     """
-    return torch.func.vmap(function, in_dims=in_dims, chunk_size=chunk_size)
+
+    def held(*args: Any) -> Any:
+        with HeldPadding():
+            return function(*args)
+
+    return torch.func.vmap(held, in_dims=in_dims, chunk_size=chunk_size)
 
 
 def at_step(support: Data, step: int, *, batched: bool = False) -> Data:

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 
+from scimeta.core import embedding
 from scimeta.models import attention, convolution, normalization
 
 Params = dict[str, Tensor]
@@ -26,10 +27,10 @@ def functional(
     """Return a module's parameters, detached copies, and its pure forward function ``apply(params, x)``.
 
     ``apply`` takes the examples of ONE task and may be batched over tasks and differentiated by ``torch.func``, in any
-    order and as often as wanted. Batch, instance and layer normalisation, attention and (on a CPU) convolution run as
-    elementary operations, also where a module calls them by ``torch.nn.functional``: in torch 2.13 the native ones are
-    silently wrong or fail there. What cannot be made right is refused. The module itself stays as it is; parameters
-    with ``requires_grad=False`` are held at their values and are not in ``params``.
+    order and as often as wanted. Batch, instance and layer normalisation, attention, embeddings with a padding row and
+    (on a CPU) convolution run as elementary operations, also where a module calls them by ``torch.nn.functional``: in
+    torch 2.13 the native ones are silently wrong or fail there. What cannot be made right is refused. The module itself
+    stays as it is; parameters with ``requires_grad=False`` are held at their values and are not in ``params``.
 
     Args:
         module: any module whose forward takes one tensor.
@@ -84,6 +85,7 @@ class _Primitives(TorchFunctionMode):
 
 
 _SWAPS: dict[Callable, Callable] = {
+    **embedding.SWAPS,
     F.batch_norm: normalization.batch_norm,
     F.instance_norm: normalization.instance_norm,
     F.layer_norm: normalization.layer_norm,
@@ -144,6 +146,8 @@ def _refusal(child: nn.Module, norm: str) -> str | None:
     chance = child.p if isinstance(child, _DropoutNd) else getattr(child, "dropout", 0.0)
     if child.training and isinstance(child, _DropoutNd | nn.MultiheadAttention) and chance > 0.0:
         return f"{_DRAWS}; set p=0 or put it in eval() mode"
+    if isinstance(child, nn.Embedding) and (reason := embedding.refusal(child.max_norm, child.scale_grad_by_freq)):
+        return f"is {reason}"
     if child.training and type(child).__name__ in ("_SpectralNorm", "SpectralNorm"):
         return "updates its own buffers; put it in eval() mode"
     if norm == "running" and isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is None:

@@ -282,6 +282,8 @@ REFUSED = {
     "RReLU": (nn.Sequential(LINEAR, nn.RReLU()), r"'1' \(RReLU\) .*nn.LeakyReLU"),
     "pooling": (nn.Sequential(LINEAR, nn.FractionalMaxPool2d(2, 3)), r"'1' \(FractionalMaxPool2d\) draws"),
     "EmbeddingBag": (nn.Sequential(nn.EmbeddingBag(3, 8)), r"'0' \(EmbeddingBag\) .*nn.Embedding"),
+    "max_norm": (nn.Sequential(nn.Embedding(3, 8, max_norm=1.0)), r"'0' \(Embedding\) is .* max_norm rescales rows"),
+    "by frequency": (nn.Sequential(nn.Embedding(3, 8, scale_grad_by_freq=True)), r"'0' \(Embedding\) .* no derivative"),
     "CrossMapLRN2d": (nn.Sequential(LINEAR, nn.CrossMapLRN2d(2)), r"'1' \(CrossMapLRN2d\) .*LocalResponseNorm"),
     "lazy": (nn.Sequential(nn.LazyLinear(8)), r"'0' \(LazyLinear\) has no shapes yet; run one batch"),
     "spectral norm": (nn.utils.parametrizations.spectral_norm(nn.Linear(3, 8)), r"\(_SpectralNorm\) updates"),
