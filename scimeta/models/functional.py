@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from scimeta.core import embedding
 from scimeta.models import attention, convolution, normalization
+from scimeta.models.state import HeldState
 
 Params = dict[str, Tensor]
 """Flat mapping from name to tensor, as ``dict(module.named_parameters())`` gives."""
@@ -41,6 +42,8 @@ def functional(
     Raises:
         TypeError: not a module.
         ValueError: children that cannot be differentiated twice under a task axis, each by its name; no parameters.
+            From ``apply``: parameters of other names; a forward function that changes what the module holds (a buffer,
+            or a number that makes the next call another one).
 
     >>> params, apply = functional(nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2)))
     >>> list(params), apply(params, torch.ones(5, 3)).shape
@@ -68,10 +71,11 @@ def functional(
     def apply(params: Params, x: Tensor) -> Tensor:
         if params.keys() != names:
             raise ValueError(_names_differ(names, params.keys()))
+        given = {**along(params), **params}
         with _Primitives():
-            return torch.func.functional_call(held, {**along(params), **params}, (x,))
+            return state.hold(lambda: torch.func.functional_call(held, given, (x,)), given)
 
-    names = params.keys()
+    names, state = params.keys(), HeldState(held)
     return params, apply
 
 
@@ -81,6 +85,8 @@ class _Primitives(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func in _REFUSED_CALLS:
             raise ValueError(f"{_REFUSED_CALLS[func]} is wrong or undefined at second order; {_INSTEAD}")
+        if func == Tensor.data.__set__:
+            raise ValueError("functional cannot take a forward function that assigns to a tensor's .data; compute anew")
         return _SWAPS.get(func, func)(*args, **(kwargs or {}))
 
 
