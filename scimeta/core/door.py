@@ -92,7 +92,7 @@ def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
     Raises:
         TypeError: the loss does not return a scalar floating-point tensor.
         ValueError: it writes into its arguments, reads a tensor's value, uses a refused operation, is compiled, is not
-            finite, or has no gradient at all.
+            finite, is another at a second call, or has no gradient at all.
     """
     if hasattr(loss, "_torchdynamo_orig_callable"):
         raise ValueError(f"{where} is already compiled, and would lose its second derivative; pass the plain function")
@@ -122,6 +122,14 @@ def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
     leaves = {name: value.requires_grad_() for name, value in copies.items()}
     with torch.enable_grad():
         value = loss(leaves, data)
+        again = loss(leaves, data)
+    eps, first, second = torch.finfo(value.dtype).eps, value.detach(), again.detach()
+    if not torch.allclose(first, second, rtol=1000 * eps, atol=eps):
+        raise ValueError(
+            f"{where} is {float(first):.6g} and, called again with the same parameters and data, {float(second):.6g}: "
+            "it draws random numbers of its own (by NumPy, by `random`) or keeps something between calls; draw in the "
+            "sampler, and make what changes part of the tasks' data"
+        )
     if not value.requires_grad:
         raise ValueError(f"{where} has no gradient by any parameter; find where it detaches them")
     grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)

@@ -60,8 +60,9 @@ def maml(
     Args:
         loss: scalar loss of one task, (params, data) -> (): a pure function. Its operations are recorded at the first
             call and replayed for the learner's whole life, with the Python numbers and tensors that it closes over (a
-            tensor written to in place is read anew; ``evaluate`` always runs afresh). To change them, make a new
-            learner; ``scimeta.core.recording.execution`` turns recording off.
+            tensor written to in place is read anew; ``evaluate`` always runs afresh). What changes is part of the data,
+            or belongs to a new learner. ``meta_train`` says so where a loss has changed; a loop of your own can ask
+            ``scimeta.core.fresh.check_recording``, or turn recording off by ``scimeta.core.recording.execution``.
         params: name -> tensor, the starting point.
         lr: inner step size.
         steps: inner steps.

@@ -20,6 +20,7 @@ from scimeta.core.recording import (
     compiled_or_none,
     first_line,
     inside_a_transform,
+    recordings_of,
     signature,
     without_autocast,
 )
@@ -45,7 +46,7 @@ def record_pull(function: Callable[..., Any]) -> Callable[[tuple, tuple], tuple[
     >>> value, pull(torch.tensor(1.0))
     (tensor(18.), (tensor(12.),))
     """
-    replays: dict[Any, Callable[[list[Tensor]], tuple[Any, Pull]] | None] = {}
+    kept: dict[Any, Callable[[list[Tensor]], tuple[Any, Pull]] | None] = {}
 
     def eager(primals: tuple, others: tuple) -> tuple[Any, Pull]:
         return torch.func.vjp(lambda *primals: function(*primals, *others), *primals)
@@ -58,7 +59,7 @@ def record_pull(function: Callable[..., Any]) -> Callable[[tuple, tuple], tuple[
         leaves, spec = pytree.tree_flatten((primals, others))
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             return eager(primals, others)
-        key = (how, spec, autocast_state(), *map(signature, leaves))
+        key, replays = (how, spec, autocast_state(), *map(signature, leaves)), recordings_of(kept)
         if key not in replays:
             replays[key] = _halves(function, primals, others, how) if len(replays) < _MOST else None
         replay = replays[key]

@@ -19,6 +19,7 @@ from scimeta.core.simplify import simplify
 Execution = Literal["eager", "recorded", "compiled"]
 
 chosen_execution: ContextVar[Execution] = ContextVar("execution", default="recorded")
+_set_aside: ContextVar[dict[int, dict] | None] = ContextVar("set_aside", default=None)
 _SMALL = 1000  # operations up to which calls from Python weigh enough to compile the calls, too
 _MOST = 16  # recordings of one function; a function that meets more shapes runs eagerly from then on
 
@@ -49,6 +50,32 @@ def execution(how: Execution) -> Iterator[None]:
         chosen_execution.reset(token)
 
 
+@contextmanager
+def recorded_anew() -> Iterator[None]:
+    """Set the recordings that there are aside, inside a ``with`` block, so that functions are recorded again.
+
+    >>> weight = [1.0]
+    >>> scaled = record(lambda x: weight[0] * x)
+    >>> _, weight[0] = scaled(torch.ones(1)), 2.0
+    >>> with recorded_anew():
+    ...     scaled(torch.ones(1))
+    tensor([2.])
+    >>> scaled(torch.ones(1))
+    tensor([1.])
+    """
+    token = _set_aside.set({})
+    try:
+        yield
+    finally:
+        _set_aside.reset(token)
+
+
+def recordings_of(kept: dict[Any, Any]) -> dict[Any, Any]:
+    """Return where a function finds its recordings: what it has kept, or those made since they were set aside."""
+    aside = _set_aside.get()
+    return kept if aside is None else aside.setdefault(id(kept), {})
+
+
 def record(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a pure function of nests of tensors that runs as :func:`execution` says.
 
@@ -64,7 +91,7 @@ def record(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> double({"x": torch.ones(2)})
     {'twice': tensor([2., 2.])}
     """
-    replays: dict[Any, Callable[..., Any]] = {}
+    kept: dict[Any, Callable[..., Any]] = {}
 
     @functools.wraps(function, updated=())
     def run(*args: Any) -> Any:
@@ -74,7 +101,7 @@ def record(function: Callable[..., Any]) -> Callable[..., Any]:
         leaves, spec = pytree.tree_flatten(args)
         if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in leaves):
             return function(*args)
-        key = (how, spec, autocast_state(), *map(signature, leaves))
+        key, replays = (how, spec, autocast_state(), *map(signature, leaves)), recordings_of(kept)
         try:
             replay = replays.get(key)
         except TypeError:  # a constant that cannot be a key
@@ -117,6 +144,14 @@ def autocast_state() -> tuple:
 @contextmanager
 def _autocast_off() -> Iterator[None]:
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@contextmanager
+def mixed_precision(device: torch.device, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute on the device in half precision where torch.autocast does; None for the tensors' own type."""
+    # The cache of cast weights would outlive the update of the weights that it was made from.
+    with torch.autocast(device.type, dtype, enabled=dtype is not None, cache_enabled=False):
         yield
 
 

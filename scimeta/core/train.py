@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,8 +31,9 @@ from scimeta.core.checkpoint import (
 )
 from scimeta.core.distributed import find_device, join
 from scimeta.core.door import check_batch
+from scimeta.core.fresh import check_recording
 from scimeta.core.learners import MetaLearner
-from scimeta.core.recording import execution, record
+from scimeta.core.recording import execution, mixed_precision, record
 from scimeta.core.rules import Meta
 from scimeta.core.tasks import Task, TaskSampler, count_tasks
 from scimeta.core.trained import Trained, path_losses
@@ -96,8 +96,10 @@ def meta_train(
     Raises:
         TypeError, ValueError: what the door finds wrong with the learner, the tasks or an argument; a checkpoint of
             another run or a truncated one; a device that is absent.
+            And a loss that has changed since it was recorded (see ``maml``): at the 50th step, at each validation and
+            at the end one batch runs afresh and is compared.
         FloatingPointError: a query loss became nan or infinite or grew a million times; names the step and the task.
-            Its attribute ``trained`` holds the last state that was sound.
+            Its attribute ``trained``, and that of the error before, holds the last state that was sound.
 
     >>> def loss(params, x):
     ...     return (params["a"] - x) ** 2
@@ -140,7 +142,7 @@ def meta_train(
     if checkpoint is not None and Path(checkpoint).exists():
         run.resume(checkpoint, settings, generator, device)
     bar = tqdm(total=steps, initial=run.step, desc=learner.name, delay=2, disable=True if ranks.rank else None)
-    with bar, execution("compiled" if compile else "recorded"), _autocast(device, precision):
+    with bar, execution("compiled" if compile else "recorded"), mixed_precision(device, precision):
         while run.step < steps:
             batch = _counted(_to(tasks(tasks_per_step, generator), device), tasks_per_step)
             batch = ranks.share(batch, tasks_per_step)
@@ -151,6 +153,8 @@ def meta_train(
             if validate or write or run.step % _WATCH == 0 or run.step == steps:
                 run.look(checkpoint)
                 bar.set_postfix_str(f"loss {run.losses[-1]:.4g}", refresh=False)
+            if validate or run.step in (_WATCH, steps):
+                run.compare(batch)
             if validate:
                 run.validate(judge)
             if write and ranks.rank == 0:
@@ -247,6 +251,14 @@ class _Run:
         self.unseen.clear()
         if not any(map(math.isfinite, self.validations.values())):
             self.best, self.best_step = self._copy(), self.step
+
+    def compare(self, batch: Task) -> None:
+        """Stop if the loss is no longer what was recorded."""
+        try:
+            check_recording(self.learner, self.meta, batch, self.step - 1)
+        except ValueError as error:
+            error.trained = self.result()
+            raise
 
     def stop(self, what: str, checkpoint: str | Path | None) -> NoReturn:
         """Raise what went wrong, with the last sound state."""
@@ -389,10 +401,3 @@ def _validator(
 
 def _to(nest: Any, device: torch.device) -> Any:
     return pytree.tree_map(lambda x: x.detach().to(device, non_blocking=True) if isinstance(x, Tensor) else x, nest)
-
-
-@contextmanager
-def _autocast(device: torch.device, precision: torch.dtype | None) -> Iterator[None]:
-    # The cache of cast weights would outlive the update of the weights that it was made from.
-    with torch.autocast(device.type, precision, enabled=precision is not None, cache_enabled=False):
-        yield
