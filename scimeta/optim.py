@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from scimeta.core.checkpoint import has_parts, read_state, write_state
 from scimeta.core.controller_rule import controller
 from scimeta.core.learned_rule import coordinate_lstm, coordinate_mlp
-from scimeta.core.rules import Rule
+from scimeta.core.rules import Rule, adam
 from scimeta.core.tasks import Params
 from scimeta.core.trained import Trained
 from scimeta.files import STATE
@@ -26,6 +26,7 @@ _KINDS: dict[str, Callable[..., Rule]] = {
     "controller": controller,
 }
 _HALVINGS = 7  # of the guard's step, before nothing moves
+_GUARD = adam(0.01)
 
 
 class LearnedOptimizer(Optimizer):
@@ -39,11 +40,12 @@ class LearnedOptimizer(Optimizer):
             type, float32 or float64, and one device.
         rule: what moves them; of a ``Trained`` result, its learned rule.
         lr: the part of each of the rule's steps that is taken; an option of each group, so that schedulers work.
-        guard: a classical rule. A step of ``rule`` after which the loss is higher, or not finite, is taken back, and
-            one of the guard taken in its place, halved until the loss is no higher; where 1/128 of it does not help,
-            nothing moves. Then ``rule`` starts anew. Needs ``step(closure)``, evaluates the closure at least twice a
-            step and leaves the gradients of the last evaluation behind. With a loss of random minibatches the closure
-            must see the same one throughout a step.
+        guard: a classical rule; ``adam(0.01)`` if nothing is said. A step of ``rule`` after which the loss is higher,
+            or not finite, is taken back, and one of the guard taken in its place, halved until the loss is no higher;
+            where 1/128 of it does not help, nothing moves. Then ``rule`` starts anew. Needs ``step(closure)``,
+            evaluates the closure at least twice a step and leaves the gradients of the last evaluation behind. With a
+            loss of random minibatches the closure must see the same one throughout a step. None leaves the rule to
+            itself: on a problem unlike those that it was learned from it may climb for good.
 
     Raises:
         TypeError: the rule is none.
@@ -54,12 +56,18 @@ class LearnedOptimizer(Optimizer):
     >>> from scimeta.core.rules import momentum
     >>> model = torch.nn.Linear(3, 1)
     >>> optimizer = LearnedOptimizer(model.parameters(), momentum(0.1))
-    >>> model(torch.ones(2, 3)).square().mean().backward()
-    >>> optimizer.step()
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = model(torch.ones(2, 3)).square().mean()
+    ...     loss.backward()
+    ...     return loss
+    >>> before = optimizer.step(closure)
+    >>> bool(closure() <= before)
+    True
     """
 
     def __init__(
-        self, params: Iterable[Any], rule: Rule | Trained, *, lr: float = 1.0, guard: Rule | None = None
+        self, params: Iterable[Any], rule: Rule | Trained, *, lr: float = 1.0, guard: Rule | None = _GUARD
     ) -> None:
         self._rule = rule_of(rule, "LearnedOptimizer")
         self._guard = None if guard is None else rule_of(guard, "LearnedOptimizer, guard")
@@ -89,7 +97,8 @@ class LearnedOptimizer(Optimizer):
         if self._guard is not None and closure is None:
             raise ValueError(
                 "LearnedOptimizer: the guard compares losses; call step(closure), where the closure clears the "
-                "gradients, computes the loss, calls backward() and returns the loss"
+                "gradients, computes the loss, calls backward() and returns the loss (or leave the rule unguarded, by "
+                "guard=None)"
             )
         loss = None
         if closure is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 from collections.abc import Callable
 from itertools import pairwise
@@ -20,6 +21,9 @@ from scimeta.core.rules import Rule, adam, learned_rates, momentum, sgd
 from scimeta.core.tasks import Task
 from scimeta.core.train import meta_train
 from scimeta.optim import LearnedOptimizer, load_rule, rule_of, save_rule
+from tests.benchmarks.learned_optimizer_real import descend, readme_rule, real_tasks
+
+Unguarded = functools.partial(LearnedOptimizer, guard=None)
 
 X = torch.linspace(-1, 1, 12)[:, None]
 Y = torch.sin(3 * X)
@@ -77,7 +81,7 @@ class TestSteps:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_adam_as_a_rule_is_adam(self, dtype):
         ours, theirs = network(dtype), network(dtype)
-        train(ours, LearnedOptimizer(ours.parameters(), adam(0.02, eps=1e-16)), 30)
+        train(ours, Unguarded(ours.parameters(), adam(0.02, eps=1e-16)), 30)
         train(theirs, torch.optim.Adam(theirs.parameters(), lr=0.02, eps=1e-8), 30)
         tolerance = 1e-4 if dtype == torch.float32 else 1e-6
         for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -85,14 +89,14 @@ class TestSteps:
 
     def test_momentum_as_a_rule_is_momentum(self):
         ours, theirs = network(torch.float64), network(torch.float64)
-        train(ours, LearnedOptimizer(ours.named_parameters(), momentum(0.05)), 20)
+        train(ours, Unguarded(ours.named_parameters(), momentum(0.05)), 20)
         train(theirs, torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9), 20)
         for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(one, other)
 
     def test_a_learned_rule_lowers_the_loss_of_a_users_module(self):
         model = network()
-        losses = train(model, LearnedOptimizer(model.parameters(), cell()), 400)
+        losses = train(model, Unguarded(model.parameters(), cell()), 400)
         assert losses[-1] < 0.5 * losses[0]
 
     def test_what_meta_train_returned_is_a_rule(self):
@@ -107,14 +111,14 @@ class TestSteps:
         trained = meta_train(learner, draw, steps=40, lr=0.02, generator=torch.Generator().manual_seed(0))
         assert rule_of(trained).params["a"] > 0.2
         point = nn.Parameter(torch.tensor([3.0]))
-        optimizer = LearnedOptimizer([("a", point)], trained)
+        optimizer = Unguarded([("a", point)], trained)
         (point**2).sum().backward()
         optimizer.step()
         torch.testing.assert_close(point.detach(), 3 - 6 * trained.meta.rule["a"])
 
     def test_a_part_of_each_step_is_a_smaller_rate_and_schedulers_set_it(self):
         ours, theirs = network(torch.float64), network(torch.float64)
-        pair = LearnedOptimizer(ours.parameters(), sgd(0.1), lr=0.5), torch.optim.SGD(theirs.parameters(), lr=0.05)
+        pair = Unguarded(ours.parameters(), sgd(0.1), lr=0.5), torch.optim.SGD(theirs.parameters(), lr=0.05)
         schedulers = [torch.optim.lr_scheduler.ExponentialLR(one, 0.9) for one in pair]
         for _ in range(10):
             for model, optimizer in zip((ours, theirs), pair, strict=True):
@@ -129,13 +133,13 @@ class TestSteps:
         frozen = model[2].weight.requires_grad_(False)
         unused = nn.Parameter(torch.ones(3))
         before = frozen.clone()
-        optimizer = LearnedOptimizer([*model.parameters(), unused], momentum(0.1))
+        optimizer = Unguarded([*model.parameters(), unused], momentum(0.1))
         train(model, optimizer, 5)
         assert frozen.equal(before) and unused.equal(torch.ones(3)) and not model[0].weight.equal(network()[0].weight)
 
     def test_one_that_had_a_gradient_and_has_none_any_more_rests(self):
         model = network()
-        optimizer = LearnedOptimizer(model.parameters(), momentum(0.1))
+        optimizer = Unguarded(model.parameters(), momentum(0.1))
         train(model, optimizer, 3)
         before = model[0].weight.detach().clone()
         loss(model).backward()
@@ -145,7 +149,7 @@ class TestSteps:
 
     def test_without_any_gradient_nothing_happens(self):
         model = network()
-        optimizer = LearnedOptimizer(model.parameters(), cell())
+        optimizer = Unguarded(model.parameters(), cell())
         assert optimizer.step() is None and not optimizer.state
         assert all(one.equal(other) for one, other in zip(model.parameters(), network().parameters(), strict=True))
 
@@ -164,8 +168,8 @@ class TestSteps:
 
     def test_an_ordinary_loop_without_closure_is_the_same(self):
         one, other = network(), network()
-        train(one, LearnedOptimizer(one.parameters(), cell()), 3)
-        optimizer = LearnedOptimizer(other.parameters(), cell())
+        train(one, Unguarded(one.parameters(), cell()), 3)
+        optimizer = Unguarded(other.parameters(), cell())
         for _ in range(3):
             optimizer.zero_grad()
             loss(other).backward()
@@ -186,13 +190,13 @@ class TestGroups:
     def test_each_group_is_a_problem_of_its_own(self):
         model = network()
         groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5}]
-        optimizer = LearnedOptimizer(groups, cell())
+        optimizer = Unguarded(groups, cell())
         train(model, optimizer, 2)
         assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.5] and len(optimizer.state) == 2
 
     def test_a_group_that_is_added_later_starts_at_its_first_step(self):
         model = network()
-        optimizer = LearnedOptimizer(model[0].parameters(), cell())
+        optimizer = Unguarded(model[0].parameters(), cell())
         train(model, optimizer, 3)
         optimizer.add_param_group({"params": model[2].parameters()})
         train(model, optimizer, 1)
@@ -201,21 +205,21 @@ class TestGroups:
 
     def test_types_may_differ_between_groups_and_not_within_one(self):
         points = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, dtype=torch.float64))
-        optimizer = LearnedOptimizer([{"params": [point]} for point in points], cell())
+        optimizer = Unguarded([{"params": [point]} for point in points], cell())
         sum((point.double() ** 2).sum() for point in points).backward()
         optimizer.step()
         assert [point.dtype for point in points] == [torch.float32, torch.float64]
         with pytest.raises(ValueError, match=r"float32 on cpu \('0'\), float64 on cpu \('1'\).*group of its own"):
-            LearnedOptimizer(points, cell())
+            Unguarded(points, cell())
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
     def test_other_types_are_refused(self, dtype):
         with pytest.raises(ValueError, match="one type, float32 or float64"):
-            LearnedOptimizer([nn.Parameter(torch.ones(2, dtype=dtype))], cell())
+            Unguarded([nn.Parameter(torch.ones(2, dtype=dtype))], cell())
 
     def test_a_group_that_is_refused_is_not_added(self):
         model = network()
-        optimizer = LearnedOptimizer(model.parameters(), cell())
+        optimizer = Unguarded(model.parameters(), cell())
         for wrong in ([nn.Parameter(torch.ones(2).half())], []):
             with pytest.raises(ValueError, match="LearnedOptimizer"):
                 optimizer.add_param_group({"params": wrong})
@@ -224,11 +228,11 @@ class TestGroups:
 
     def test_a_rule_made_for_other_shapes_is_named(self):
         with pytest.raises(ValueError, match=r"does not fit the parameters 0.weight \(8, 1\).*KeyError"):
-            LearnedOptimizer(network().named_parameters(), learned_rates({"w": torch.ones(3)}, 0.1))
+            Unguarded(network().named_parameters(), learned_rates({"w": torch.ones(3)}, 0.1))
         with pytest.raises(ValueError, match=r"does not fit the parameters w \(2,\)"):
-            LearnedOptimizer([("w", nn.Parameter(torch.ones(2)))], learned_rates({"w": torch.ones(3)}, 0.1))
+            Unguarded([("w", nn.Parameter(torch.ones(2)))], learned_rates({"w": torch.ones(3)}, 0.1))
         with pytest.raises(ValueError, match=r"does not fit.*other shapes"):
-            LearnedOptimizer([("w", nn.Parameter(torch.ones(1)))], learned_rates({"w": torch.ones(3)}, 0.1))
+            Unguarded([("w", nn.Parameter(torch.ones(1)))], learned_rates({"w": torch.ones(3)}, 0.1))
 
 
 class TestGuard:
@@ -247,7 +251,7 @@ class TestGuard:
     def test_a_good_rule_is_not_touched(self):
         guarded, free = network(), network()
         train(guarded, LearnedOptimizer(guarded.parameters(), cell(), guard=sgd(10.0)), 20)
-        losses = train(free, LearnedOptimizer(free.parameters(), cell()), 20)
+        losses = train(free, Unguarded(free.parameters(), cell()), 20)
         assert all(b <= a for a, b in pairwise(losses))
         assert all(a.equal(b) for a, b in zip(guarded.parameters(), free.parameters(), strict=True))
 
@@ -262,6 +266,15 @@ class TestGuard:
         optimizer = LearnedOptimizer(model.parameters(), momentum(-0.1), guard=momentum(0.1))
         train(model, optimizer, 1)
         assert set(optimizer.state[model[0].weight]) == {"guard"}
+
+    def test_it_is_on_unless_told_otherwise(self):
+        model, free = network(), network()
+        losses = train(model, LearnedOptimizer(model.parameters(), sgd(-0.1)), 60)
+        assert all(b <= a for a, b in pairwise(losses)) and losses[-1] < 0.7 * losses[0]
+        climbing = train(free, LearnedOptimizer(free.parameters(), sgd(-0.1), guard=None), 10)
+        assert all(b > a for a, b in pairwise(climbing)) and climbing[-1] > 2 * climbing[0]
+        with pytest.raises(ValueError, match=r"call step\(closure\).* leave the rule unguarded, by guard=None"):
+            LearnedOptimizer(model.parameters(), sgd(-0.1)).step()
 
     @pytest.mark.parametrize(("call", "words"), [((), "call step"), ((lambda: None,), "returns the loss")])
     def test_it_needs_a_closure_that_returns_the_loss(self, call, words):
@@ -279,12 +292,32 @@ class TestGuard:
             optimizer.step(lambda: torch.tensor(torch.nan))
 
 
+@pytest.fixture(scope="module")
+def rule() -> Rule:
+    return readme_rule(20)
+
+
+class TestTheReadmesRuleOnRealTasks:
+    """Trained on ravines for the README's twenty steps, and taken at the README's rate."""
+
+    @pytest.mark.parametrize("name", real_tasks())
+    def test_it_never_ends_above_its_start(self, rule, name):
+        for seed in range(3):
+            losses = descend(real_tasks()[name], functools.partial(LearnedOptimizer, rule=rule, lr=0.3), seed, 100)
+            assert all(b <= a for a, b in pairwise(losses)) and losses[-1] < 0.9 * losses[0]
+
+    def test_left_to_itself_it_does(self, rule):
+        task = real_tasks()["linnerud, network"]
+        ends = [descend(task, functools.partial(Unguarded, rule=rule, lr=0.3), seed) for seed in range(3)]
+        assert any(not losses[-1] < losses[0] for losses in ends)
+
+
 class TestGradients:
     @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
     @pytest.mark.parametrize("named", [False, True])
     def test_one_that_is_not_finite_is_named_and_nothing_moves(self, bad, named):
         model = network()
-        optimizer = LearnedOptimizer(model.named_parameters() if named else model.parameters(), cell())
+        optimizer = Unguarded(model.named_parameters() if named else model.parameters(), cell())
         train(model, optimizer, 2)
         before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()["state"])
         loss(model).backward()
@@ -296,7 +329,7 @@ class TestGradients:
 
     def test_sparse_ones_are_refused(self):
         table = nn.Embedding(4, 2, sparse=True)
-        optimizer = LearnedOptimizer(table.named_parameters(), cell())
+        optimizer = Unguarded(table.named_parameters(), cell())
         table(torch.tensor([1])).sum().backward()
         with pytest.raises(ValueError, match="gradient of 'weight' is sparse"):
             optimizer.step()
@@ -329,7 +362,7 @@ class TestOurKinds:
 
     def test_they_move_nothing_at_an_optimum(self, kind):
         point = nn.Parameter(torch.tensor([1.0, -2.0]))
-        optimizer = LearnedOptimizer([point], self.make(kind))
+        optimizer = Unguarded([point], self.make(kind))
         for _ in range(3):
             point.grad = torch.zeros(2)
             optimizer.step()
@@ -341,9 +374,7 @@ class TestOurKinds:
         again = load_rule(save_rule(rule, tmp_path / "rule.safetensors", kind=kind, sizes=KINDS[kind][1]))
         assert all(again.params[name].equal(value) for name, value in rule.params.items())
         one, other = network(), network()
-        assert train(one, LearnedOptimizer(one.parameters(), rule), 3) == train(
-            other, LearnedOptimizer(other.parameters(), again), 3
-        )
+        assert train(one, Unguarded(one.parameters(), rule), 3) == train(other, Unguarded(other.parameters(), again), 3)
 
 
 class TestState:
@@ -369,17 +400,17 @@ class TestState:
 
     def test_a_loaded_state_is_a_copy(self):
         model = network()
-        optimizer = LearnedOptimizer(model.parameters(), cell())
+        optimizer = Unguarded(model.parameters(), cell())
         train(model, optimizer, 2)
         stored = optimizer.state_dict()
         count = stored["state"][0]["rule"][-1].clone()
-        LearnedOptimizer(model.parameters(), cell()).load_state_dict(stored)
+        Unguarded(model.parameters(), cell()).load_state_dict(stored)
         train(model, optimizer, 1)
         assert count == 2 and optimizer.state_dict()["state"][0]["rule"][-1] == 3
 
     def test_the_state_of_another_rule_is_refused_and_nothing_is_loaded(self):
         model = network()
-        optimizer, other = (LearnedOptimizer(model.parameters(), cell(units)) for units in (3, 4))
+        optimizer, other = (Unguarded(model.parameters(), cell(units)) for units in (3, 4))
         train(model, optimizer, 1)
         with pytest.raises(ValueError, match=r"not one of this rule.*\(8, 1, 3\).*\(8, 1, 4\)"):
             other.load_state_dict(optimizer.state_dict())
@@ -390,12 +421,12 @@ class TestState:
         theirs = torch.optim.Adam(model.parameters())
         train(model, theirs, 1)
         with pytest.raises(ValueError, match="another optimiser's; it holds step, exp_avg"):
-            LearnedOptimizer(model.parameters(), cell()).load_state_dict(theirs.state_dict())
+            Unguarded(model.parameters(), cell()).load_state_dict(theirs.state_dict())
 
     def test_a_state_of_other_groups_is_refused(self):
         model = network()
-        optimizer = LearnedOptimizer(model.parameters(), cell())
-        fewer = LearnedOptimizer(model[0].parameters(), cell())
+        optimizer = Unguarded(model.parameters(), cell())
+        fewer = Unguarded(model[0].parameters(), cell())
         with pytest.raises(ValueError, match="size of optimizer's group"):
             fewer.load_state_dict(optimizer.state_dict())
 
@@ -404,7 +435,7 @@ class TestArguments:
     @pytest.mark.parametrize("rule", [0.1, None, {"in": torch.ones(3)}])
     def test_a_rule_is_a_rule(self, rule):
         with pytest.raises(TypeError, match=r"the rule is a Rule.*got"):
-            LearnedOptimizer(network().parameters(), rule)
+            Unguarded(network().parameters(), rule)
 
     def test_a_guard_is_a_rule(self):
         with pytest.raises(TypeError, match="LearnedOptimizer, guard"):
@@ -413,9 +444,9 @@ class TestArguments:
     @pytest.mark.parametrize("lr", [0.0, -1.0, float("nan")])
     def test_the_part_of_a_step_is_positive(self, lr):
         with pytest.raises(ValueError, match="lr is a positive number"):
-            LearnedOptimizer(network().parameters(), cell(), lr=lr)
+            Unguarded(network().parameters(), cell(), lr=lr)
         with pytest.raises(ValueError, match="lr is a positive number"):
-            LearnedOptimizer([{"params": network().parameters(), "lr": lr}], cell())
+            Unguarded([{"params": network().parameters(), "lr": lr}], cell())
 
 
 class TestFiles:
@@ -434,8 +465,8 @@ class TestFiles:
         assert list(rule.params) == ["in", "rate"]
         assert all(value.equal(self.changed().params[name]) for name, value in rule.params.items())
         one, other = network(), network()
-        train(one, LearnedOptimizer(one.parameters(), rule), 3)
-        train(other, LearnedOptimizer(other.parameters(), self.changed()), 3)
+        train(one, Unguarded(one.parameters(), rule), 3)
+        train(other, Unguarded(other.parameters(), self.changed()), 3)
         assert all(a.equal(b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
     def test_an_unknown_kind_lists_those_there_are(self, tmp_path):

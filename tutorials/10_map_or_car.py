@@ -512,16 +512,25 @@ print(f"ravines without noise, conjugate gradients: {curves['clean', 'conjugate 
 #
 # ## The car on a model of your own
 #
-# A trained rule is kept in a file that holds numbers and no code. On any `torch.nn.Module` it is an ordinary optimiser,
-# in three lines:
+# A trained rule is kept in a file that holds numbers and no code. On any `torch.nn.Module` it is an ordinary optimiser.
+# It is guarded unless told otherwise: a step after which the closure's loss is higher is taken back, and one of Adam
+# taken in its place.
 
 # %%
 save_rule(trained_car, folder / "car.safetensors", kind="controller")
 loaded = load_rule(folder / "car.safetensors")
 model = torch.nn.Linear(3, 1)
 optimizer = LearnedOptimizer(model.parameters(), loaded)
-model(torch.ones(8, 3)).square().mean().backward()
-optimizer.step()
+
+
+def closure() -> Tensor:
+    optimizer.zero_grad()
+    loss = model(torch.ones(8, 3)).square().mean()
+    loss.backward()
+    return loss
+
+
+optimizer.step(closure)
 
 # %% [markdown]
 # Is it any good there? A network of some three hundred weights is to fit a measured curve: how much of a steel has
@@ -549,7 +558,7 @@ def fit(make: Callable[..., torch.optim.Optimizer], seed: int) -> list[float]:
 
 
 ways = {f"Adam, {lr}": partial(torch.optim.Adam, lr=lr) for lr in (0.01, 0.02, 0.05, 0.1, 0.2)}
-ways["car"] = partial(LearnedOptimizer, rule=loaded)
+ways["car"] = partial(LearnedOptimizer, rule=loaded, guard=None)
 ways["car, guarded"] = partial(LearnedOptimizer, rule=loaded, guard=adam(0.02))
 fits = {name: np.median([fit(make, seed) for seed in range(FITS)], 0) for name, make in ways.items()}
 fitted = pd.DataFrame({name: [errors[WINDOW], errors[-1]] for name, errors in fits.items()}).T

@@ -1,6 +1,6 @@
 """Learning to optimise: our learned rule beside tuned classical rivals, learned schedules and maps, and the limit.
 
-    python tests/benchmarks/learned_optimizer.py [--only noisy clean sizes steepness curved table training]
+    python tests/benchmarks/learned_optimizer.py [--only noisy clean sizes steepness curved table training real]
 
 Figures are means over 512 held-out problems of log10 of the final over the initial noise-free value, so that lower is
 better and -1 is a tenth; behind each stands, in brackets, what was asked for, and after a "!" the share of the problems
@@ -18,6 +18,7 @@ import functools
 from dataclasses import replace
 
 import learned_optimizer_problems as problems_of
+import learned_optimizer_real
 import learned_optimizer_table
 import learned_optimizer_training
 import torch
@@ -45,7 +46,7 @@ from scimeta.core.rules import adam
 Rows = dict[str, dict[int, Tensor]]
 """Rival -> number of steps -> (problems,) scores."""
 
-PARTS = ("noisy", "clean", "sizes", "steepness", "curved", "table", "training")
+PARTS = ("noisy", "clean", "sizes", "steepness", "curved", "table", "training", "real")
 SHORT = HORIZONS[0]
 ASKED_AT = (20, 100, 1000)
 ASKED = {
@@ -184,6 +185,7 @@ def main() -> None:
         "curved": curved_ravines,
         "table": lambda: learned_optimizer_table.main(ours()),
         "training": learned_optimizer_training.main,
+        "real": learned_optimizer_real.main,
     }
     for name in args.only:
         parts[name]()
