@@ -73,26 +73,25 @@ def _draw_places(ax: Axes, known: LearnedCity, points: float) -> None:
 def _draw_policy(ax: Axes, known: LearnedCity, journey: Journey, points: float) -> None:
     """Draw an arrow in each cell, a dot where the policy stays, a ring where it starts, stars where it ends, and where
     there is room the expected steps to the end."""
-    from matplotlib.patheffects import withStroke
-
     from simulators.gridworld import MOVES
 
-    edge = [withStroke(linewidth=0.13 * points, foreground="white")]
     moves, (y, x) = MOVES[journey.judged.actions], known.city.cells.T
     ends = np.isin(np.arange(len(moves)), [] if journey.aim.ends is None else journey.aim.ends)
     going, stays = moves.any(axis=1) & ~ends, ~moves.any(axis=1) & ~ends
-    arrow = {"arrowstyle": "-|>,head_width=0.28,head_length=0.4", "mutation_scale": 0.5 * points, "color": _ROUTE}
-    arrow |= {"lw": 0.07 * points, "shrinkA": 0, "shrinkB": 0, "path_effects": edge}
-    for row, col, (down, right) in zip(y[going], x[going], moves[going], strict=True):
-        tail, tip = (col - 0.3 * right, row - 0.3 * down), (col + 0.36 * right, row + 0.36 * down)
-        ax.annotate("", tip, tail, arrowprops=arrow, zorder=3)
+    along, across = (np.multiply.outer((-0.3, 0.2), moves[going, axis]) for axis in (1, 0))
+    for colour, share in (("white", 0.13), (_ROUTE, 0.07)):
+        ax.plot(x[going] + along, y[going] + across, color=colour, lw=share * points, zorder=3)
+    for marker, move in zip("^v<>", MOVES, strict=False):
+        here = going & (moves == move).all(axis=1)
+        style = {"ms": 0.3 * points, "mfc": _ROUTE, "mec": "white", "mew": 0.03 * points, "ls": "", "zorder": 3}
+        ax.plot(x[here] + 0.25 * move[1], y[here] + 0.25 * move[0], marker, **style)
     style = {"markeredgecolor": _ROUTE, "markerfacecolor": "white", "ls": "", "zorder": 4}
     ax.plot(x[stays], y[stays], "o", ms=0.25 * points, mew=0.05 * points, **style)
     ax.plot(x[ends], y[ends], "*", ms=0.85 * points, mew=0.05 * points, **style)
     ax.plot(x[journey.start], y[journey.start], "o", ms=0.9 * points, mew=0.08 * points, **style, fillstyle="none")
     if journey.arrival is not None and points >= _ROOM:
-        text = {"fontsize": 0.22 * points, "color": _INK, "ha": "right", "va": "bottom", "zorder": 4}
-        text["path_effects"] = [withStroke(linewidth=0.06 * points, foreground="white")]
+        text = {"fontsize": 0.2 * points, "color": _INK, "ha": "right", "va": "bottom", "zorder": 4}
+        text["bbox"] = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.7}
         for row, col, steps in zip(y[~ends], x[~ends], journey.arrival.steps[~ends], strict=True):
             ax.text(col + 0.46, row + 0.46, f"{steps:.3g}", **text)
 

@@ -369,6 +369,7 @@ def test_the_file_brings_the_same_city_back(folder: Path) -> None:
         ("go --rewards wall.csv", "wall.csv, row 2, column 'row': the cell (1, 1) is a wall"),
         ("go --rewards columns.csv", "columns.csv: there is no column 'reward', only 'place', 'worth'; expected place"),
         ("go --rewards nowhere.csv", "nowhere.csv: there is no column 'row', only 'where', 'reward'; expected place"),
+        ("go --rewards actions.csv", "actions.csv: there is a column 'action', but a reward is for the cell that was"),
         ("go --rewards header.csv", "header.csv: there are no rows below the header"),
         ("go park --plot r", "--plot r: name a .png, .pdf or .svg, such as r.png"),
         ("go park --csv no/r.csv", "cannot write no/r.csv: the folder no does not exist"),
@@ -392,6 +393,7 @@ def test_a_mistake_is_answered_in_one_sentence(
         "wall.csv": "row,col,reward\n1,1,1\n",
         "columns.csv": "place,worth\npark,1\n",
         "nowhere.csv": "where,reward\npark,1\n",
+        "actions.csv": "place,Action,reward\npark,north,1\n",
         "header.csv": "place,reward\n",
     }.items():
         (folder / name).write_text(text)

@@ -165,8 +165,8 @@ def check_rewards(transitions: Transitions, rewards: ndarray, per: Per | None, w
     if len(bad):
         state, action = bad[0].tolist()
         raise ValueError(
-            f"{where}: rewards must be finite; state {state} has {rewards[state, action]} for action {action}; an "
-            "action that is not allowed may cost more than all else can bring"
+            f"{where}: rewards must be finite; state {state} has {rewards[state, action]} for action {action}; to "
+            "rule an action out give it a finite reward too low to be chosen, such as -1e6"
         )
     return rewards
 

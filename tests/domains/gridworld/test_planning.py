@@ -196,7 +196,7 @@ def test_rewards_of_every_other_shape_are_refused_with_what_to_write():
             with pytest.raises(ValueError, match=r'with per="action" rewards must be \(2, 2\)'):
                 door()
     for door in every_door(MANUAL, np.where(np.eye(2) > 0, 1.0, -np.inf), 0.9, per="action"):
-        with pytest.raises(ValueError, match="state 0 has -inf for action 1; an action that is not allowed may cost"):
+        with pytest.raises(ValueError, match="state 0 has -inf for action 1; to rule an action out give"):
             door()
     for door in every_door(MANUAL, np.ones(2), 0.9, per="actions"):
         with pytest.raises(ValueError, match=r'per must be "state" \(entered\), "action", or None'):
@@ -212,3 +212,13 @@ def test_the_mean_over_next_states_that_the_refusal_advises_is_right():
         values = (chance * (rewards + 0.9 * values)).sum(-1).max(1)
     plan = value_iteration(made, (chance * rewards).sum(-1), 0.9, per="action")
     np.testing.assert_allclose(plan.values, values, rtol=1e-10)
+
+
+def test_an_action_that_is_ruled_out_as_advised_is_not_chosen():
+    # QuantEcon's first example (Puterman 1994, section 3.1): the second action is not there in the second state.
+    chance = np.array([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.5, 0.5]]])
+    made = transitions(np.broadcast_to(np.arange(2), chance.shape), chance)
+    for plan in (value_iteration, policy_iteration):
+        found = plan(made, np.array([[5.0, 10.0], [-1.0, -1e6]]), 0.95, per="action")
+        np.testing.assert_allclose(found.values, [-60 / 7, -20], rtol=1e-9)
+        np.testing.assert_array_equal(found.actions, [0, 0])
