@@ -176,8 +176,8 @@ plt.close(axis.figure)
 
 # %% [markdown]
 # The prior halves the error of w. What the routes miss falls by about a quarter, and by more where a place not visited
-# is often worth much. Most of it is missed where not the best place is put first, and least squares, too, is right about
-# that one in seven errands of ten.
+# is often worth much. Most of it is missed where not the best place is put first, and least squares, too, is right
+# about that one in seven errands of ten.
 #
 # ## A goal that must be found
 #
