@@ -28,9 +28,10 @@ from scimeta import maml
 from scimeta.domains import gridworld as city_map
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
+SEED = int(os.environ.get("SCIMETA_SEED", "0"))  # the claims at the end hold for any
 GAMMA = 0.95
 torch.set_num_threads(1)
-rng = np.random.default_rng(0)
+rng = np.random.default_rng(SEED)
 folder = Path(tempfile.mkdtemp(prefix="scimeta-tutorial-07-"))
 print(f"figures: {folder}")
 
@@ -127,7 +128,8 @@ plt.close(figure)
 # Nobody tells w. It is learned from rewards, as any parameter is in this package: with a prior over the goals of the
 # past, a posterior, an interval, and a proposal where to look next. Past errands were of two kinds, mixed: days off
 # (the park, a coffee, a book) and days of business (the station, the market, no time for the park). The prior has
-# learned which rewards go together, so three visits with noisy rewards tell of all five places. New errands judge it.
+# learned which rewards go together, so three visits with noisy rewards tell of all five places. A thousand new errands
+# judge it, beside least squares on the same three rewards, which takes a place not visited to be worth nothing.
 
 # %%
 NOISE, VISITS = 0.3, 3
@@ -141,7 +143,9 @@ def errands_of(number: int) -> np.ndarray:
 
 prior = city_map.goal_prior(errands_of(200), noise=NOISE, names=names)
 errors, lost = {"with the prior": [], "without": []}, {"with the prior": [], "without": []}
-for truth in errands_of(60 if SMOKE else 200):
+truths = errands_of(1000)
+plans = city_map.value_iteration(streets, phi @ truths.T, GAMMA).values.T  # of all errands at once
+for truth, best in zip(truths, plans, strict=True):
     seen: list[int] = []
     found = city_map.learn_weights(np.empty((0, len(names))), np.empty(0), prior, NOISE, names=names)
     rewards: list[float] = []
@@ -149,7 +153,6 @@ for truth in errands_of(60 if SMOKE else 200):
         seen.append(city_map.next_place(found, phi).state)
         rewards.append(phi[seen[-1]] @ truth + NOISE * rng.normal())
         found = city_map.learn_weights(phi[seen], np.array(rewards), prior, NOISE, names=names)
-    best = city_map.value_iteration(streets, phi @ truth, GAMMA).values
     for kind, w in (
         ("with the prior", found.mean),
         ("without", np.linalg.lstsq(phi[seen], np.array(rewards), rcond=None)[0]),
@@ -161,13 +164,21 @@ print(found)
 at = {int(cell): name for name in names for cell in town.place(name)}
 print("looked at:", ", ".join(at[cell] for cell in seen))
 regret = {kind: np.divide(*np.sum(pairs, axis=0)) for kind, pairs in lost.items()}  # of what planning gains
+first = {kind: np.mean((truths + off).argmax(1) == truths.argmax(1)) for kind, off in errors.items()}
 for kind in errors:
-    print(f"{kind}: error of w {np.abs(errors[kind]).mean():.3f}, the routes miss {100 * regret[kind]:.1f} %")
-axis = found.plot()
+    print(
+        f"{kind}: error of w {np.abs(errors[kind]).mean():.3f}, the best place is put first in "
+        f"{100 * first[kind]:.0f} % of the errands, the routes miss {100 * regret[kind]:.1f} %"
+    )
+axis = found.plot(truth=truth)
 axis.figure.savefig(folder / "weights.png", dpi=150)
 plt.close(axis.figure)
 
 # %% [markdown]
+# The prior halves the error of w. What the routes miss falls by about a quarter, and by more where a place not visited
+# is often worth much. Most of it is missed where not the best place is put first, and least squares, too, is right
+# about that one in seven errands of ten.
+#
 # ## A goal that must be found
 #
 # Harder: something valuable is hidden in one cell of a city that is known, nobody says where. Who knows the map looks
@@ -194,8 +205,8 @@ distances = city_map.expected_steps(halls)
 looked = []
 for entrance in rng.choice(halls.states, 3 if SMOKE else 10, replace=False):
     search = city_map.search_route(halls, entrance, distances=distances)
-    looked += [search.times[np.flatnonzero(search.order == goal)[0]] for goal in goals]
-print(f"must find it: {np.median(looked):.0f} steps in the median, {halls.states} cells")
+    looked += search.times.tolist()  # until each cell is entered, as likely as any other to hide the goal
+print(f"must find it: {np.median(looked):.0f} steps in the median over all {halls.states} cells")
 
 began = time.perf_counter()
 learners = [
@@ -216,11 +227,11 @@ others = np.setdiff1d(np.arange(halls.states), goals)
 strolls = city_map.Sampler(halls, GAMMA, walks=20, steps=100)
 maml_rl = maml(city_map.walk_loss(GAMMA), city_map.tabular_policy(halls, torch.float32), lr=100.0)
 maml_rl = city_map.train_sampled(
-    maml_rl, strolls, others, steps=20 if SMOKE else 400, generator=torch.Generator().manual_seed(0)
+    maml_rl, strolls, others, steps=20 if SMOKE else 400, generator=torch.Generator().manual_seed(SEED)
 )
 learners.append(
     city_map.adapt_by_walking(
-        maml_rl, strolls, goals, steps=5 if SMOKE else 30, generator=torch.Generator().manual_seed(1)
+        maml_rl, strolls, goals, steps=5 if SMOKE else 30, generator=torch.Generator().manual_seed(SEED + 1)
     )
 )
 print(learners[-1])
@@ -264,8 +275,9 @@ plt.close(figure)
 # %%
 assert off < 0.03  # learned by walking, as solved exactly
 assert max(missed.values()) < 0.005  # goals never taught, by generalised policy improvement
-assert np.abs(errors["with the prior"]).mean() < 0.7 * np.abs(errors["without"]).mean()  # a handful of noisy rewards
-assert regret["with the prior"] < 0.7 * regret["without"]
+assert np.abs(errors["with the prior"]).mean() < 0.6 * np.abs(errors["without"]).mean()  # a handful of noisy rewards
+assert regret["with the prior"] < 0.85 * regret["without"]
+assert first["with the prior"] > 0.75 > first["without"] > 0.65
 assert np.mean(scores) > 0.999  # any cell as a goal, told: shortest ways, no samples
 assert np.median(looked) < 0.6 * halls.states  # and hardly a wasted step where it must be found
 q, dyna, gradient = learners

@@ -34,6 +34,9 @@ _GO_EXAMPLES = """examples:
   scimeta city go city.safetensors 4,16
   scimeta city go city.safetensors --reward park=1 market=-0.5
   scimeta city go city.safetensors --rewards seen.csv       columns place (or row, col) and reward: what was met there
+
+Where feet slip so much that the likeliest steps lead to no end, the answer is the policy: what to do in each cell, how
+likely that arrives and in how many steps; --csv then has one row a cell.
 """
 TYPE_INSTEAD = {  # what the functions advise -> what it is at the command line
     r"^(warning: )?(read_city|grid_city|learn_weights): ": r"\1",
@@ -68,8 +71,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     go.add_argument("--rewards", metavar="CSV", help="rewards that were met, from which preferences are learned")
     go.add_argument("--sigma", type=float, help="standard deviation of those rewards' noise (default: not known)")
     go.add_argument("--improve", type=int, default=0, metavar="N", help="plan so many improvements more (default 0)")
-    go.add_argument("--csv", dest="table", metavar="OUT.csv", help="the route, one row a step; -: standard output")
-    go.add_argument("--plot", metavar="PNG", help=f"draw map, values and route (alone: {_PICTURE})")
+    go.add_argument(
+        "--csv", dest="table", metavar="OUT.csv", help="route, one row a step, or policy; -: standard output"
+    )
+    go.add_argument("--plot", metavar="PNG", help=f"draw map, values and route or policy (alone: {_PICTURE})")
     go.set_defaults(run=_go)
 
 
@@ -89,8 +94,9 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _go(options: argparse.Namespace) -> None:
+    from scimeta.commands.city_drawing import draw_journey
     from scimeta.commands.city_journey import travel
-    from scimeta.commands.city_report import draw_journey, route_table, words, worth
+    from scimeta.commands.city_report import policy_table, route_table, words, worth
 
     _settle(options)
     report = check_outputs([options.city, options.rewards], [options.table], options.plot)
@@ -99,16 +105,18 @@ def _go(options: argparse.Namespace) -> None:
     aim, found = _aim(known, options)
     start = _start(known, aim, options.start)
     journey = travel(known, aim, start, options.improve)
-    if journey.states is None:
+    if journey.arrival is not None and not journey.arrival.chance[start]:
+        missing = journey.judged.regret[start] > 1e-9 or not options.improve
         raise ValueError(
             f"the policy's likeliest steps do not lead to {aim.name}, {journey.shortest:.0f} steps away or more; "
-            f"let it plan as well, with --improve {options.improve + 10}, or train with a larger --gamma"
+            f"{f'let it plan as well, with --improve {options.improve + 10}, or ' * missing}train with a larger --gamma"
         )
-    table = route_table(known, journey)
+    what, tabled = ("policy", policy_table) if journey.states is None else ("route", route_table)
+    table = tabled(known, journey)
     image = picture(partial(draw_journey, known, journey), options.plot)
     said = [*[f"{found}\n"] * (found is not None), words(known, journey), worth(journey.judged, start)]
     say("\n".join(said), report)
-    write_table(options.table, lambda: table, "route", report)
+    write_table(options.table, lambda: table, what, report)
     write(options.plot, image, "figure", report)
 
 

@@ -60,11 +60,17 @@ def learned_preferences(known: LearnedCity, path: str, sigma: float | None) -> t
         sigma: standard deviation of the rewards' noise; None where it is not known.
 
     Raises:
-        ValueError: a column or row that is not there, a place or reward that is none; with file, row and column.
+        ValueError: a column or row that is not there, a place or reward that is none, rewards of actions; with file,
+            row and column.
         FileNotFoundError: there is no such file.
     """
     table = read_delimited(path)
     column = _column(table, "reward")
+    if "action" in _lower(table):
+        raise table.error(
+            "there is a column 'action', but a reward is for the cell that was entered, whatever the action; give that "
+            "cell in place (or row and col), and leave the action out"
+        )
     rewards = np.array([_reward(table, row, column) for row in range(len(table.rows))])
     where = [_where(known, table, row) for row in range(len(table.rows))]
     if not where:

@@ -32,19 +32,24 @@ class Judged(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Journey:
-    """A route from one cell.
+    """A route from one cell; where chance leaves none, the policy alone.
 
     Attributes:
         aim: what was wanted.
+        start: state.
         judged: the policy.
+        arrival: how likely it arrives from each cell, and after how many steps; None of preferences.
         shortest: fewest steps to the goal; NaN of preferences.
-        states: from the start to the end; None where the policy's likeliest steps do not arrive.
+        states: from the start to the end; None where the policy's likeliest steps do not come to an end: they lead back
+            to where they came from, and only chance leads on, if anything does.
         chance: probability that every step goes where it should.
         stays: whether the policy stays at the end; preferences may lead round for ever.
     """
 
     aim: Aim
+    start: int
     judged: Judged
+    arrival: gridworld.Arrival | None
     shortest: float
     states: tuple[int, ...] | None
     chance: float
@@ -67,7 +72,7 @@ def judge(known: LearnedCity, aim: Aim, further: int = 0) -> Judged:
 
 
 def travel(known: LearnedCity, aim: Aim, start: int, further: int = 0) -> Journey:
-    """Return the journey from a state.
+    """Return the journey from a state; without a route where the policy's likeliest steps do not come to an end.
 
     Args:
         known: the city.
@@ -78,7 +83,7 @@ def travel(known: LearnedCity, aim: Aim, start: int, further: int = 0) -> Journe
     Raises:
         ValueError: no way leads from the start to the goal.
     """
-    shortest = np.nan
+    shortest, arrival = np.nan, None
     if aim.ends is not None:
         shortest = min(float(gridworld.distances(known.transitions, int(goal))[start]) for goal in aim.ends)
         if np.isinf(shortest):
@@ -87,7 +92,10 @@ def travel(known: LearnedCity, aim: Aim, start: int, further: int = 0) -> Journe
                 "route None"
             )
     judged = judge(known, aim, further)
-    return Journey(aim, judged, shortest, *_follow(known.transitions, judged.actions, start, aim.ends))
+    if aim.ends is not None:
+        arrival = gridworld.arrival(known.transitions, judged.actions, aim.ends)
+    followed = _follow(known.transitions, judged.actions, start, aim.ends)
+    return Journey(aim, start, judged, arrival, shortest, *followed)
 
 
 def _follow(
@@ -95,15 +103,17 @@ def _follow(
 ) -> tuple[tuple[int, ...] | None, float, bool]:
     """Return the likeliest states from the start on, their chance, and whether the last is for good.
 
-    Without ends they go as far as they do not come back to a state.
+    Without ends they go as far as they do not come back to a state; that is an end only if no chance leads out of it.
     """
-    place, chance, seen = start, 1.0, {start: None}  # in their order
+    place, chance, seen = start, 1.0, {start: 1.0}  # in their order, with the chance of having come so far
     while ends is None or place not in ends:
         after, likely = (part[place, actions[place]] for part in steps)
         likely = ((after[:, None] == after) * likely).sum(axis=1)  # several outcomes may lead to one cell
         following = int(after[likely.argmax()])
+        ahead = chance * float(likely.max())
         if following in seen:
-            return (tuple(seen), chance, following == place) if ends is None else (None, 0.0, False)
-        place, chance = following, chance * float(likely.max())
-        seen[place] = None
+            for_good = ends is None and ahead > seen[following] * (1 - 1e-9)
+            return (tuple(seen), chance, following == place) if for_good else (None, 0.0, False)
+        place, chance = following, ahead
+        seen[place] = chance
     return tuple(seen), chance, True

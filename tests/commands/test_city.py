@@ -24,6 +24,12 @@ L..P#I
 .##.#.
 S~~.#.
 """
+LAKE = """\
+S~~~
+~#~#
+~~~#
+#~~G
+"""
 ONE_WAY = """\
 A>B
 ##.
@@ -184,6 +190,98 @@ def test_chance_is_said_where_feet_slip(folder: Path, capsys: pytest.CaptureFixt
     assert travel(known, goal(known, "2,3"), known.city.state(2, 0)).chance == pytest.approx(0.8**2, rel=1e-12)
 
 
+def walked(known: LearnedCity, actions: np.ndarray, start: int, ends: np.ndarray, walks: int) -> np.ndarray:
+    """Return (walks,) the steps that so many walks of a policy took, inf where one did not arrive in 5,000."""
+    rng, steps = np.random.default_rng(0), known.transitions
+    place, taken = np.full(walks, start), np.full(walks, np.inf)
+    for step in range(1, 5001):
+        bounds = steps.probability[place, actions[place]].cumsum(1)
+        place = steps.next[
+            place, actions[place], (bounds < rng.random((walks, 1))).sum(1).clip(max=bounds.shape[1] - 1)
+        ]
+        taken[np.isin(place, ends) & np.isinf(taken)] = step
+        if np.isfinite(taken).all():
+            break
+    return taken
+
+
+@pytest.mark.parametrize("slip", [0.6, 0.6667, 0.8, 1.0])
+def test_where_slips_leave_no_route_the_policy_and_its_expected_steps_are_the_answer(
+    folder: Path, capsys: pytest.CaptureFixture[str], slip: float
+) -> None:
+    (folder / "lake.txt").write_text(LAKE)
+    told(capsys, f"train lake.txt --slip {slip} -o lake.safetensors")
+    said = told(capsys, "go lake.safetensors G --start S --csv p.csv --plot p.png")
+    known = LearnedCity.load("lake.safetensors")
+    aim, start = goal(known, "G"), known.city.state(0, 0)
+    journey = travel(known, aim, start)
+    assert journey.states is None and "regret 0, mean over all cells 0\n" in said and "policy: p.csv" in said
+    # Walked by chance, those steps come out; no policy takes fewer than expected_steps, and this one hardly more.
+    steps = walked(known, journey.judged.actions, start, aim.ends, 20_000)
+    assert np.mean(steps) == pytest.approx(journey.arrival.steps[start], abs=4 * steps.std() / np.sqrt(len(steps)))
+    fewest = gridworld.expected_steps(known.transitions)[:, aim.ends[0]]
+    assert (journey.arrival.steps >= fewest * (1 - 1e-6)).all()
+    assert journey.arrival.steps[start] < 1.02 * fewest[start]
+    assert said.startswith(f"S -> G: {journey.arrival.steps[start]:.3g} expected steps; shortest 6, with luck\n")
+    table = pd.read_csv("p.csv", keep_default_na=False)
+    assert list(table) == ["row", "col", "place", "action", "reward", "value", "arrives", "expected_steps"]
+    np.testing.assert_array_equal(table[["row", "col"]], known.city.cells)
+    best = gridworld.value_iteration(known.transitions, aim.rewards(known), 0.95).values
+    np.testing.assert_allclose(table["value"], best, rtol=1e-9)
+    np.testing.assert_allclose(table["expected_steps"], journey.arrival.steps)
+    assert (table["arrives"] == 1).all() and table["action"].iloc[-1] == "stay"
+    rows = said.splitlines()[3:7]  # the policy as it is printed
+    for row, col, action in table[["row", "col", "action"]].iloc[:-1].itertuples(index=False):
+        assert rows[row][col] == {"north": "^", "south": "v", "west": "<", "east": ">", "stay": "."}[action]
+    assert rows[1][1] == "#" and rows[3][3] == "*"
+    assert (folder / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert told(capsys, "go lake.safetensors G --start S --improve 10") == said.split("policy: p.csv")[0]
+
+
+def test_the_steps_that_slips_cost_are_said_beside_a_route(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = told(capsys, "go streets.safetensors 2,3 --start station").splitlines()
+    # Two of the three steps leave ice, where all but one of five go on: 1 + 2 / 0.8.
+    assert said[1] == "whatever slips: 3.5 expected steps"
+    assert "expected steps" not in told(capsys, "go streets.safetensors park --start station")
+
+
+def test_a_slip_into_a_one_way_street_is_told_as_the_chance_to_arrive(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "trap.txt").write_text("#^^#\nS~~G\n#vv#\n")
+    told(capsys, "train trap.txt --slip 0.5 -o trap.safetensors")
+    said = told(capsys, "go trap.safetensors G --start S").splitlines()
+    assert said[0] == "S -> 3 east -> G, 3 steps; shortest 3 (no foot slips with probability 0.25)"
+    assert said[1] == "whatever slips: it arrives with probability 0.25, then after 3 expected steps"
+    told(capsys, "train trap.txt --slip 0.8 -o trap.safetensors")
+    said = told(capsys, "go trap.safetensors G --start S --csv p.csv --plot p.png")
+    # Sideways is likelier than straight on: facing a trap, 2/5 go on, 2/5 go back and 1/5 are lost; 4/11, 61/11 steps.
+    assert said.startswith("S -> G: it arrives with probability 0.364, then after 5.55 expected steps; shortest 3, ")
+    fallen = pd.read_csv("p.csv").query("row != 1")
+    assert (fallen["arrives"] == 0).all() and np.isinf(fallen["expected_steps"]).all()
+    refusal = refused(capsys, "go trap.safetensors G --start 2,1", folder)
+    assert refusal == "scimeta: G cannot be reached from 2,1: walls or one-way cells bar every way; route None\n"
+
+
+def test_preferences_that_lead_round_on_ice_are_a_policy_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "lake.txt").write_text(LAKE)
+    told(capsys, "train lake.txt --slip 0.6667 -o lake.safetensors")
+    said = told(capsys, "go lake.safetensors --start S --reward G=1 S=0.1 --csv p.csv --plot p.pdf")
+    assert said.startswith("S, and on and on\nfeet slip so much") and "stays" not in said and "for ever" not in said
+    assert list(pd.read_csv("p.csv")) == ["row", "col", "place", "action", "reward", "value"]
+    assert (folder / "p.pdf").read_bytes().startswith(b"%PDF")
+    assert told(capsys, "go lake.safetensors --start S --reward G=-1 S=1").startswith("S, 0 steps, and stays\n")
+
+
+def test_advice_to_plan_ends_where_planning_has_nothing_to_gain(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told(capsys, "train --gamma 0 -o myopic.safetensors")
+    assert "with --improve 10, or train with a larger --gamma" in refused(capsys, "go myopic.safetensors cafe", folder)
+    said = refused(capsys, "go myopic.safetensors cafe --improve 10", folder)
+    assert said.endswith("24 steps away or more; train with a larger --gamma\n")
+
+
 def test_a_goal_alone_is_looked_for_in_the_usual_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "go park") == told(capsys, "go city.safetensors park --start library")
     assert told(capsys, "go city.safetensors library --start library").startswith("library, 0 steps; shortest 0\n")
@@ -271,6 +369,7 @@ def test_the_file_brings_the_same_city_back(folder: Path) -> None:
         ("go --rewards wall.csv", "wall.csv, row 2, column 'row': the cell (1, 1) is a wall"),
         ("go --rewards columns.csv", "columns.csv: there is no column 'reward', only 'place', 'worth'; expected place"),
         ("go --rewards nowhere.csv", "nowhere.csv: there is no column 'row', only 'where', 'reward'; expected place"),
+        ("go --rewards actions.csv", "actions.csv: there is a column 'action', but a reward is for the cell that was"),
         ("go --rewards header.csv", "header.csv: there are no rows below the header"),
         ("go park --plot r", "--plot r: name a .png, .pdf or .svg, such as r.png"),
         ("go park --csv no/r.csv", "cannot write no/r.csv: the folder no does not exist"),
@@ -294,6 +393,7 @@ def test_a_mistake_is_answered_in_one_sentence(
         "wall.csv": "row,col,reward\n1,1,1\n",
         "columns.csv": "place,worth\npark,1\n",
         "nowhere.csv": "where,reward\npark,1\n",
+        "actions.csv": "place,Action,reward\npark,north,1\n",
         "header.csv": "place,reward\n",
     }.items():
         (folder / name).write_text(text)

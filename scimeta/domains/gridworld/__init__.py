@@ -1,6 +1,7 @@
 """A city learned once: where each step leads, so that a new goal is one new reward vector."""
 
 from scimeta.domains.gridworld.agents import dyna_q, q_learning
+from scimeta.domains.gridworld.arrival import Arrival, arrival, expected_steps
 from scimeta.domains.gridworld.basis import basis_library, basis_weights, lazy_walk, soften
 from scimeta.domains.gridworld.batched import Maps, features_of_maps, improve_maps, pad_maps, plan_maps, values_of_maps
 from scimeta.domains.gridworld.belief import cell_belief, update_belief
@@ -25,7 +26,7 @@ from scimeta.domains.gridworld.scores import (
     route,
     success_weighted_path_length,
 )
-from scimeta.domains.gridworld.search import SearchRoute, expected_steps, search_route
+from scimeta.domains.gridworld.search import SearchRoute, search_route
 from scimeta.domains.gridworld.sfql import sfql
 from scimeta.domains.gridworld.temporal import Successors, learn_successors
 from scimeta.domains.gridworld.transfer import Transfer, World, q_learning_each
@@ -40,6 +41,7 @@ from scimeta.domains.gridworld.transitions import (
 from scimeta.domains.gridworld.weights import Weights, learn_weights, next_place
 
 __all__ = [
+    "Arrival",
     "DeepSuccessors",
     "Improved",
     "Learning",
@@ -59,6 +61,7 @@ __all__ = [
     "World",
     "adapt_by_walking",
     "adapt_exactly",
+    "arrival",
     "basis_library",
     "basis_weights",
     "cell_belief",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 from numpy import ndarray
 from scipy.sparse import csr_array, eye_array
-from scipy.sparse.csgraph import shortest_path
-from scipy.sparse.linalg import splu
+from scipy.sparse.csgraph import dijkstra, shortest_path
+from scipy.sparse.linalg import SuperLU, splu
 
-from scimeta.domains.gridworld.transitions import Transitions
+from scimeta.domains.gridworld.exact import check_state
+from scimeta.domains.gridworld.transitions import Transitions, check_policy, policy_matrix
 
 _MOST = 10_000  # cells, whose distances take 0.8 GB
 _RARE = 1e-12  # a chance that counts as none
@@ -52,6 +56,57 @@ def expected_steps(transitions: Transitions) -> ndarray:
     size = max(1, _BLOCK // (states * actions))
     blocks = [np.arange(first, min(first + size, states)) for first in range(0, states, size)]
     return np.hstack([_fewest(matrix, goals) for goals in blocks])
+
+
+class Arrival(NamedTuple):
+    """Whether and when a policy arrives, from each state.
+
+    Attributes:
+        chance: (states,) probability that it ever does.
+        steps: (states,) mean number of steps of the walks that do; inf where none does.
+    """
+
+    chance: ndarray
+    steps: ndarray
+
+
+def arrival(transitions: Transitions, policy: ndarray, goal: int | Sequence[int] | ndarray) -> Arrival:
+    """Return how likely a policy is to arrive, and after how many steps: two solves with I - Q, exactly.
+
+    Q are the steps between the states outside the goal from which the policy may arrive, b those that enter the goal:
+    the chance is h = (I - Q)^-1 b and the mean number of steps, given arrival, (I - Q)^-1 h / h. A chance of 1e-12 or
+    less counts as none.
+
+    Args:
+        transitions: of the map.
+        policy: (states,) actions or (states, actions) probabilities.
+        goal: state, or states any of which will do, such as the cells of a park.
+
+    Raises:
+        ValueError: no policy or no states of this map.
+
+    Reference: Kemeny, Snell, Finite Markov Chains (1960), chapter III.
+
+    >>> from scimeta.domains.gridworld.transitions import transitions
+    >>> slippery = transitions([[[1, 0]], [[1, 1]]], [[[0.25, 0.75]], [[1.0, 0.0]]])
+    >>> arrival(slippery, np.array([0, 0]), goal=1)
+    Arrival(chance=array([1., 1.]), steps=array([4., 0.]))
+    """
+    matrix = policy_matrix(transitions, check_policy(transitions, policy, "arrival"))
+    goals = np.array([check_state(transitions, state, "arrival", "goal") for state in np.atleast_1d(goal)], dtype=int)
+    chance, steps = np.zeros(transitions.states), np.full(transitions.states, np.inf)
+    chance[goals], steps[goals] = 1.0, 0.0
+    able = _reaching(matrix, goals)
+    rows = np.flatnonzero(able & (chance == 0))
+    if len(rows):
+        inner = matrix[rows][:, rows]
+        factor = _factor(inner)
+        some = factor.solve(matrix[rows][:, goals].sum(axis=1)).clip(max=1.0)
+        astray = matrix[rows][:, np.flatnonzero(~able)].sum(axis=1) > _RARE
+        some[~_reaching(inner, np.flatnonzero(astray))] = 1.0  # whoever cannot stray surely arrives
+        chance[rows] = some
+        steps[rows] = np.divide(factor.solve(some), some, out=steps[rows], where=some > 0)
+    return Arrival(chance, steps)
 
 
 def certain(transitions: Transitions) -> bool:
@@ -122,8 +177,19 @@ def _evaluated(matrix: csr_array, policy: ndarray, goals: ndarray) -> ndarray:
         rows = np.flatnonzero((policy[:, column] >= 0) & (np.arange(states) != goal))
         if len(rows):
             chosen = matrix[rows * (matrix.shape[0] // states) + policy[rows, column]][:, rows]
-            system = (eye_array(len(rows)) - chosen).tocsc()
-            options = {"SymmetricMode": True}  # an M-matrix: no pivots off the diagonal are needed
-            factor = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
-            steps[rows, column] = factor.solve(np.ones(len(rows)))
+            steps[rows, column] = _factor(chosen).solve(np.ones(len(rows)))
     return steps
+
+
+def _factor(inner: csr_array) -> SuperLU:
+    """Return the factors of I - Q, an M-matrix: no pivots off the diagonal are needed."""
+    system = (eye_array(inner.shape[0]) - inner).tocsc()
+    return splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
+
+
+def _reaching(matrix: csr_array, targets: ndarray) -> ndarray:
+    """Return (states,) whether steps of a chance above 1e-12 can lead to any of the targets, which do."""
+    if not len(targets):
+        return np.zeros(matrix.shape[0], dtype=bool)
+    possible = csr_array(matrix.T > _RARE, dtype=float)  # backwards
+    return np.isfinite(dijkstra(possible, indices=targets, unweighted=True, min_only=True))

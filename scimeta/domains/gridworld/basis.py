@@ -114,6 +114,6 @@ def basis_library(
     if len(names) != features.shape[1] or len(set(names)) != len(names):
         raise ValueError(f"basis_library: {features.shape[1]} features need as many different names; got {list(names)}")
     weights = basis_weights(features.shape[1], avoid)
-    best = value_iteration(transitions, features @ weights.T, gamma).actions
+    best = value_iteration(transitions, features @ weights.T, gamma, per="state").actions
     policies = {f"seek {name}": soften(best[:, i], epsilon, transitions.actions) for i, name in enumerate(names)}
     return library(transitions, policies, features, gamma)

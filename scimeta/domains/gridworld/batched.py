@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scimeta.domains.gridworld.exact import Per, check_per
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma
 
 
@@ -111,8 +112,15 @@ def features_of_maps(maps: Maps, policies: Tensor, features: Tensor, gamma: floa
     return expect_maps(maps, solution.transpose(1, 2)).movedim(3, 1)
 
 
-def values_of_maps(maps: Maps, policies: Tensor, rewards: Tensor, gamma: float) -> Tensor:
-    """Return the (maps, states) values of policies (maps, states, actions) for rewards (maps, states)."""
+def values_of_maps(maps: Maps, policies: Tensor, rewards: Tensor, gamma: float, *, per: Per | None = None) -> Tensor:
+    """Return the (maps, states) values of policies (maps, states, actions); rewards and per as :func:`plan_maps`."""
+    rewards = _check_rewards(maps, rewards, per, "values_of_maps")
+    if per == "action":
+        if policies.ndim != 3:
+            raise ValueError(f"values_of_maps: policies must be (maps, states, actions); got {tuple(policies.shape)}")
+        _check_shapes(maps, policies, rewards)
+        here = (torch.where(_cells(maps, policies), policies, 0) * rewards).sum(-1, keepdim=True)
+        return solve_maps(maps, policies, here, gamma)[..., 0]
     action_values = features_of_maps(maps, policies, rewards[..., None], gamma)[..., 0]
     return (torch.where(_cells(maps, policies), policies, 0) * action_values).sum(-1)
 
@@ -144,14 +152,21 @@ def improve_maps(psi: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def plan_maps(
-    maps: Maps, rewards: Tensor, gamma: float, *, tolerance: float = 1e-12, steps: int = 100_000
+    maps: Maps,
+    rewards: Tensor,
+    gamma: float,
+    *,
+    per: Per | None = None,
+    tolerance: float = 1e-12,
+    steps: int = 100_000,
 ) -> tuple[Tensor, Tensor]:
     """Return the (maps, states) optimal values and actions of every map, by value iteration on all at once.
 
     Args:
         maps: of any sizes.
-        rewards: (maps, states) for the state entered.
+        rewards: (maps, states) for the state entered; or R(s, a), (maps, states, actions), with per "action".
         gamma: the discount, at least 0 and below 1.
+        per: what the rewards are for; None is "state".
         tolerance: the sweeps end when on no map a value can be further from the best than this times the largest one;
             the number type's own rounding where that is coarser.
         steps: most sweeps.
@@ -163,19 +178,29 @@ def plan_maps(
     gamma = check_gamma(gamma, "plan_maps")
     if not tolerance >= 0:
         raise ValueError(f"plan_maps: tolerance must be 0 or more; got {tolerance}")
-    if rewards.shape != maps.mask.shape or not torch.isfinite(rewards[maps.mask]).all():
-        raise ValueError(f"plan_maps: rewards must be {tuple(maps.mask.shape)} and finite; got {tuple(rewards.shape)}")
-    rewards = torch.where(maps.mask, rewards, 0).to(maps.probability.dtype)
-    tolerance = max(tolerance, 2 * torch.finfo(rewards.dtype).eps / (1 - gamma))
-    values = torch.zeros_like(rewards)
+    rewards = _check_rewards(maps, rewards, per, "plan_maps").to(maps.probability.dtype)
+    gain = rewards if per == "action" else expect_maps(maps, rewards)  # (maps, states, actions)
+    tolerance = max(tolerance, 2 * torch.finfo(gain.dtype).eps / (1 - gamma))
+    values = torch.zeros_like(gain[..., 0])
     for step in range(steps):
-        new = expect_maps(maps, rewards + gamma * values).amax(2)
+        new = (gain + expect_maps(maps, gamma * values)).amax(2)
         change, scale = (new - values).abs().amax(1), new.abs().amax(1)
         values = new
         # Asking the device each time would halt it; a few sweeps too many cost less.
         if step % 16 == 15 and bool((gamma * change <= (1 - gamma) * tolerance * scale).all()):
-            return values, expect_maps(maps, rewards + gamma * values).argmax(2)
+            return values, (gain + expect_maps(maps, gamma * values)).argmax(2)
     raise RuntimeError(f"plan_maps did not converge in {steps} sweeps; allow more steps or a larger tolerance")
+
+
+def _check_rewards(maps: Maps, rewards: Tensor, per: Per | None, where: str) -> Tensor:
+    """Return rewards, 0 in padded cells; ValueError, with the caller's name, where they do not fit the maps."""
+    check_per(per, where)
+    states, actions = tuple(maps.mask.shape), tuple(maps.next.shape[:3])
+    wanted = actions if per == "action" else states
+    if rewards.shape != wanted or not torch.isfinite(rewards[maps.mask]).all():
+        hint = '; for rewards R(s, a) say per="action"' * (per != "action" and tuple(rewards.shape) == actions)
+        raise ValueError(f"{where}: rewards must be {wanted} and finite; got {tuple(rewards.shape)}{hint}")
+    return torch.where(maps.mask.reshape(states + (1,) * (rewards.ndim - 2)), rewards, 0)
 
 
 def _cells(maps: Maps, policies: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy import ndarray
@@ -10,6 +11,9 @@ from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import SuperLU, splu
 
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma, check_policy, expect, policy_matrix
+
+Per = Literal["state", "action"]
+"""What a table of rewards is for: the state entered, or each action in each state."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -19,12 +23,14 @@ class SuccessorMap:
     Attributes:
         transitions: of the map.
         gamma: the discount.
+        policy: (states, actions) probabilities.
         matrix: (states, states) sparse P_pi, one step under the policy.
         factor: the sparse LU factors of I - gamma P_pi.
     """
 
     transitions: Transitions
     gamma: float
+    policy: ndarray
     matrix: csr_array
     factor: SuperLU
 
@@ -47,12 +53,23 @@ class SuccessorMap:
         """Return the successor features psi(s, a) = E u(s'), (states, actions) or (states, actions, features)."""
         return expect(self.transitions, self.solve(features))
 
-    def values(self, rewards: ndarray) -> ndarray:
-        """Return the policy's values V = P_pi u of rewards for the states entered, (states,) or (states, rewards).
+    def values(self, rewards: ndarray, per: Per | None = None) -> ndarray:
+        """Return the policy's values V of rewards, (states,) or (states, rewards).
 
+        Of rewards for the states entered V = P_pi u; of rewards R(s, a) V = (I - gamma P_pi)^-1 sum_a pi(a|s) R(s, a).
         A goal g is the reward that is 1 at g: the way to ask at 10^5 states, where M would not fit.
+
+        Args:
+            rewards: (states,) or (states, rewards) for the state entered; with per "action" R(s, a), (states, actions).
+            per: "state" or "action"; None refuses a table that could be either, with as many columns as actions.
+
+        Raises:
+            ValueError: rewards of another shape, of two possible meanings, or not finite.
         """
-        return self.matrix @ self.factor.solve(check_state_values(self.transitions, rewards, "values", "rewards"))
+        rewards = check_rewards(self.transitions, rewards, per, "values")
+        if per == "action":
+            return self.factor.solve((self.policy * rewards).sum(axis=1))
+        return self.matrix @ self.factor.solve(rewards)
 
     def column(self, goal: int) -> ndarray:
         """Return (states,) M[:, goal], the discounted visits to the goal from each state."""
@@ -98,11 +115,12 @@ def factorize(transitions: Transitions, policy: ndarray, gamma: float) -> Succes
            [0.6667, 1.3333]])
     """
     gamma = check_gamma(gamma, "factorize")
-    matrix = policy_matrix(transitions, check_policy(transitions, policy, "factorize"))
+    policy = check_policy(transitions, policy, "factorize")
+    matrix = policy_matrix(transitions, policy)
     system = (eye_array(transitions.states) - gamma * matrix).tocsc()
     system.sort_indices()
     factor = splu(system, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
-    return SuccessorMap(transitions, gamma, matrix, factor)
+    return SuccessorMap(transitions, gamma, policy, matrix, factor)
 
 
 def check_state_values(transitions: Transitions, values: ndarray, where: str, what: str) -> ndarray:
@@ -117,6 +135,51 @@ def check_state_values(transitions: Transitions, values: ndarray, where: str, wh
         row = np.argwhere(~np.isfinite(values))[0][0]
         raise ValueError(f"{where}: {what} must be finite; state {row} has {values[row]}")
     return values
+
+
+def check_rewards(transitions: Transitions, rewards: ndarray, per: Per | None, where: str) -> ndarray:
+    """Return finite float64 rewards: for the state entered, (states,) or (states, rewards); R(s, a) with per "action".
+
+    A table with a column for each action could also be as many rewards for the state entered; it is refused, with the
+    caller's name, until ``per`` says which.
+    """
+    check_per(per, where)
+    rewards = np.asarray(rewards, dtype=np.float64)
+    table = (transitions.states, transitions.actions)
+    if rewards.ndim == 3:
+        raise ValueError(
+            f"{where}: rewards must be {table[:1]} for the state entered, or {table} for each action; got "
+            f"{rewards.shape}; of rewards R(s, a, s') give the mean over the next states, (probability * "
+            'rewards).sum(-1) where both are (states, actions, next states), and per="action"'
+        )
+    if per is None and rewards.shape == table:
+        raise ValueError(
+            f"{where}: rewards of shape {table} could be R(s, a), one for each action, or {table[1]} rewards for the "
+            'state entered; say which with per="action" or per="state"'
+        )
+    if per != "action":
+        return check_state_values(transitions, rewards, where, "rewards")
+    if rewards.shape != table:
+        raise ValueError(f'{where}: with per="action" rewards must be {table}, (states, actions); got {rewards.shape}')
+    bad = np.argwhere(~np.isfinite(rewards))
+    if len(bad):
+        state, action = bad[0].tolist()
+        raise ValueError(
+            f"{where}: rewards must be finite; state {state} has {rewards[state, action]} for action {action}; to "
+            "rule an action out give it a finite reward too low to be chosen, such as -1e6"
+        )
+    return rewards
+
+
+def check_per(per: Per | None, where: str) -> None:
+    """Say, with the caller's name, that rewards are neither for states nor for actions."""
+    if per not in (None, "state", "action"):
+        raise ValueError(f'{where}: per must be "state" (entered), "action", or None; got {per!r}')
+
+
+def mean_rewards(transitions: Transitions, rewards: ndarray, per: Per | None) -> ndarray:
+    """Return E[r | s, a], (states, actions) or (states, actions, rewards), of checked rewards."""
+    return rewards if per == "action" else expect(transitions, rewards)
 
 
 def check_state(transitions: Transitions, state: int, where: str, what: str) -> int:

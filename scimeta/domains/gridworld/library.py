@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from scimeta.domains.gridworld.exact import check_state_values, factorize
+from scimeta.domains.gridworld.exact import Per, check_rewards, check_state_values, factorize, mean_rewards
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma, check_policy, expect
 
 
@@ -177,7 +177,9 @@ def transfer_bound(
     return float(2 / (1 - gamma) * (largest * np.linalg.norm(weights - known_weights, axis=1).min() + error))
 
 
-def optimality_gap(transitions: Transitions, values: ndarray, rewards: ndarray, gamma: float) -> ndarray:
+def optimality_gap(
+    transitions: Transitions, values: ndarray, rewards: ndarray, gamma: float, *, per: Per | None = None
+) -> ndarray:
     """Return (states,) the most that a policy can lack, from values that it surely has; usually far below theorem 2.
 
     With U those values and T the Bellman operator, V* <= T U + gamma / (1 - gamma) max (T U - U). One sweep over the
@@ -186,8 +188,9 @@ def optimality_gap(transitions: Transitions, values: ndarray, rewards: ndarray, 
     Args:
         transitions: of the map.
         values: U, (states,), as :class:`Improved` has them; the policy's own values give a tighter bound.
-        rewards: (states,) for the state entered, phi w.
+        rewards: (states,) for the state entered, phi w; or R(s, a), (states, actions), with per "action".
         gamma: the discount, at least 0 and below 1.
+        per: what the rewards are for, "state" (entered) or "action"; None refuses a table that could be either.
 
     Reference: MacQueen, J. Math. Anal. Appl. 14, 38 (1966).
 
@@ -197,13 +200,13 @@ def optimality_gap(transitions: Transitions, values: ndarray, rewards: ndarray, 
     """
     gamma = check_gamma(gamma, "optimality_gap")
     values = check_state_values(transitions, values, "optimality_gap", "values")
-    rewards = check_state_values(transitions, rewards, "optimality_gap", "rewards")
-    if values.ndim != 1 or rewards.ndim != 1:
+    rewards = check_rewards(transitions, rewards, per, "optimality_gap")
+    if values.ndim != 1 or (rewards.ndim != 1 and per != "action"):
         raise ValueError(
             f"optimality_gap: values and rewards must be ({transitions.states},); got {values.shape} and "
             f"{rewards.shape}"
         )
-    gain = expect(transitions, rewards + gamma * values).max(axis=1) - values
+    gain = (mean_rewards(transitions, rewards, per) + expect(transitions, gamma * values)).max(axis=1) - values
     return np.maximum(gain + gamma / (1 - gamma) * max(gain.max(), 0.0), 0.0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy import ndarray
 
-from scimeta.domains.gridworld.exact import check_state_values, factorize
+from scimeta.domains.gridworld.exact import Per, check_rewards, factorize, mean_rewards
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma, check_policy, expect, uniform_policy
 
 _ROUNDING = 1e-12
@@ -42,17 +42,26 @@ class Plan:
 
 
 def value_iteration(
-    transitions: Transitions, rewards: ndarray, gamma: float, *, tolerance: float = 1e-12, steps: int = 100_000
+    transitions: Transitions,
+    rewards: ndarray,
+    gamma: float,
+    *,
+    per: Per | None = None,
+    tolerance: float = 1e-12,
+    steps: int = 100_000,
 ) -> Plan:
-    """Return the optimal values, V = max_a E[r(s') + gamma V(s')], and a policy that reaches them.
+    """Return the optimal values, V = max_a E[r + gamma V(s')], and a policy that reaches them.
 
     States so far from any reward that their values lie below the tolerance get no route; policy iteration serves there,
     and :func:`scimeta.domains.gridworld.scores.distances` for a single goal.
 
     Args:
         transitions: of the map.
-        rewards: for the state entered, (states,) or (states, rewards): several rewards are planned for at once.
+        rewards: for the state entered, (states,) or (states, rewards): several rewards are planned for at once; or
+            R(s, a) for each action, (states, actions), with per "action".
         gamma: the discount, at least 0 and below 1.
+        per: what the rewards are for, "state" (entered) or "action"; None refuses a table that could be either, with as
+            many columns as actions.
         tolerance: the sweeps end when no value can be further from the best than this times the largest one.
         steps: most sweeps.
 
@@ -65,27 +74,41 @@ def value_iteration(
     >>> plan = value_iteration(transitions([[0, 1], [0, 1]]), np.array([0.0, 1.0]), 0.5)
     >>> plan.actions, plan.values.round(9)
     (array([1, 1]), array([2., 2.]))
+
+    The two states of pymdptoolbox's manual, P(s, a, s') and R(s, a):
+
+    >>> chance = np.array([[[0.5, 0.5], [0.0, 1.0]], [[0.8, 0.2], [0.1, 0.9]]])
+    >>> manual = transitions(np.broadcast_to(np.arange(2), chance.shape), chance)
+    >>> value_iteration(manual, np.array([[5.0, 10.0], [-1.0, 2.0]]), 0.9, per="action").values.round(3)
+    array([42.442, 36.047])
     """
     gamma = check_gamma(gamma, "value_iteration")
-    rewards = check_state_values(transitions, rewards, "value_iteration", "rewards")
+    rewards = check_rewards(transitions, rewards, per, "value_iteration")
     if steps < 1:
         raise ValueError(f"value_iteration: steps must be 1 or more; got {steps}")
     if not tolerance >= 0:
         raise ValueError(f"value_iteration: tolerance must be 0 or more; got {tolerance}")
-    values, converged, step = np.zeros_like(rewards), False, 0
+    gain = mean_rewards(transitions, rewards, per)
+    values, converged, step = np.zeros_like(gain[:, 0]), False, 0
     # Rounding alone moves each sweep by a few units in the last place; asking for less would never end.
     tolerance = max(tolerance, 2 * np.finfo(float).eps / (1 - gamma))
     while not converged and step < steps:
-        new = expect(transitions, rewards + gamma * values).max(axis=1)
+        new = (gain + expect(transitions, gamma * values)).max(axis=1)
         left = gamma / (1 - gamma) * np.abs(new - values).max()
         converged, step, values = bool(left <= tolerance * np.abs(new).max()), step + 1, new
     _warn_if_short("value_iteration", converged, step)
-    actions = greedy(expect(transitions, rewards + gamma * values))
+    actions = greedy(gain + expect(transitions, gamma * values))
     return Plan(values, actions, step, float(left), converged)
 
 
 def policy_iteration(
-    transitions: Transitions, rewards: ndarray, gamma: float, start: ndarray | None = None, *, steps: int | None = None
+    transitions: Transitions,
+    rewards: ndarray,
+    gamma: float,
+    start: ndarray | None = None,
+    *,
+    per: Per | None = None,
+    steps: int | None = None,
 ) -> Plan:
     """Return the policy after so many improvements of a start; each is one sparse solve and a greedy choice.
 
@@ -94,9 +117,10 @@ def policy_iteration(
 
     Args:
         transitions: of the map.
-        rewards: (states,) for the state entered.
+        rewards: (states,) for the state entered; or R(s, a), (states, actions), with per "action".
         gamma: the discount, at least 0 and below 1.
         start: (states, actions) probabilities or (states,) actions; None for the random walk.
+        per: as :func:`value_iteration`.
         steps: improvements; None until nothing can be improved, with a warning after 10,000.
 
     Raises:
@@ -109,8 +133,8 @@ def policy_iteration(
     Plan for 2 states: converged after 1 steps, values 2 to 2, each within 0.0e+00 of the best
     """
     gamma = check_gamma(gamma, "policy_iteration")
-    rewards = check_state_values(transitions, rewards, "policy_iteration", "rewards")
-    if rewards.ndim != 1:
+    rewards = check_rewards(transitions, rewards, per, "policy_iteration")
+    if rewards.ndim != 1 and per != "action":
         raise ValueError(
             f"policy_iteration: rewards must be ({transitions.states},); got {rewards.shape}; loop over them"
         )
@@ -119,11 +143,12 @@ def policy_iteration(
     policy = uniform_policy(transitions) if start is None else np.asarray(start)
     check_policy(transitions, policy, "policy_iteration")
     most, step = 10_000 if steps is None else steps, 0
-    both = np.stack([rewards, np.abs(rewards)], axis=1)
+    both = np.stack([mean_rewards(transitions, each, per) for each in (rewards, np.abs(rewards))], axis=2)
     while True:
-        values = evaluate_policy(transitions, policy, both, gamma)
+        known = factorize(transitions, policy, gamma)
+        values = known.factor.solve((known.policy[..., None] * both).sum(axis=1))
         # The values of |rewards| say what rounding may do where gains and losses cancel.
-        action_values, size = np.moveaxis(expect(transitions, both + gamma * values), -1, 0)
+        action_values, size = np.moveaxis(both + expect(transitions, gamma * values), -1, 0)
         held = policy if policy.ndim == 1 else None
         actions = greedy(action_values, held, size.max(axis=1))
         converged = held is not None and np.array_equal(actions, held)
@@ -136,16 +161,19 @@ def policy_iteration(
     return Plan(values[:, 0], policy, step, gain / (1 - gamma), converged)
 
 
-def evaluate_policy(transitions: Transitions, policy: ndarray, rewards: ndarray, gamma: float) -> ndarray:
-    """Return a policy's exact values of rewards for the states entered, (states,) or (states, rewards).
+def evaluate_policy(
+    transitions: Transitions, policy: ndarray, rewards: ndarray, gamma: float, *, per: Per | None = None
+) -> ndarray:
+    """Return a policy's exact values of rewards, (states,) or (states, rewards).
 
-    Errors as :func:`policy_iteration`.
+    Rewards and per as :func:`value_iteration`, errors as :func:`policy_iteration`.
 
     >>> from scimeta.domains.gridworld.transitions import transitions
     >>> evaluate_policy(transitions([[1], [1]]), np.array([0, 0]), np.array([0.0, 1.0]), 0.5)
     array([2., 2.])
     """
-    return factorize(transitions, policy, gamma).values(rewards)
+    rewards = check_rewards(transitions, rewards, per, "evaluate_policy")
+    return factorize(transitions, policy, gamma).values(rewards, per or "state")
 
 
 def greedy(action_values: ndarray, held: ndarray | None = None, size: ndarray | None = None) -> ndarray:

@@ -17,6 +17,7 @@ from torch import Tensor
 from scimeta.core.learners import MetaLearner
 from scimeta.core.tasks import Loss, Params, Task, TaskSampler, over_tasks
 from scimeta.core.trained import Trained
+from scimeta.domains.gridworld.exact import Per, check_per
 from scimeta.domains.gridworld.learning import Learning, check_goals, score
 from scimeta.domains.gridworld.scores import distances
 from scimeta.domains.gridworld.transitions import Transitions, check_gamma
@@ -42,19 +43,23 @@ def tabular(params: Params) -> Tensor:
     return params["logits"]
 
 
-def return_loss(transitions: Transitions, gamma: float = 0.95, logits: Logits = tabular) -> Loss:
+def return_loss(
+    transitions: Transitions, gamma: float = 0.95, logits: Logits = tabular, *, per: Per | None = None
+) -> Loss:
     """Return the loss -(1 - gamma) J, J the mean over all starts of the softmax policy's exact discounted return.
 
-    J = mean (I - gamma P)^-1 P r by a dense solve, differentiable as often as one likes. The loss's data are rewards
-    (states,) for the state entered; it lies in [-1, 0] for a goal's reward.
+    J = mean (I - gamma P)^-1 E r by a dense solve, differentiable as often as one likes. The loss's data are rewards
+    (states,) for the state entered, or R(s, a), (states, actions), with per "action"; it lies in [-1, 0] for a goal's
+    reward.
 
     Args:
         transitions: of the city, at most 2,000 states.
         gamma: the discount, at least 0 and below 1.
         logits: parameters -> (states, actions), for policies other than :func:`tabular_policy`.
+        per: what the rewards are for; None is "state".
 
     Raises:
-        ValueError: gamma outside [0, 1), or more states.
+        ValueError: gamma outside [0, 1), or more states; by the loss, rewards of another shape.
 
     Reference: Sutton, McAllester, Singh, Mansour, Policy gradient methods, NeurIPS 2000.
 
@@ -64,7 +69,9 @@ def return_loss(transitions: Transitions, gamma: float = 0.95, logits: Logits = 
     tensor(-0.5000, dtype=torch.float64)
     """
     gamma = check_gamma(gamma, "return_loss")
+    check_per(per, "return_loss")
     states = transitions.states
+    wanted = (states, transitions.actions) if per == "action" else (states,)
     if states > _MOST:
         raise ValueError(f"return_loss: the dense solve is meant for at most {_MOST} states; got {states}")
     dense = np.zeros((states, transitions.actions, states))
@@ -73,10 +80,14 @@ def return_loss(transitions: Transitions, gamma: float = 0.95, logits: Logits = 
     tensors = {dtype: torch.from_numpy(dense).to(dtype) for dtype in (torch.float32, torch.float64)}
 
     def loss(params: Params, rewards: Tensor) -> Tensor:
+        if rewards.shape != wanted:
+            hint = '; for rewards R(s, a) say per="action"' * (rewards.ndim == 2 and per != "action")
+            raise ValueError(f"return_loss: a task's rewards must be {wanted}; got {tuple(rewards.shape)}{hint}")
         policy = logits(params).softmax(-1)
         matrix = torch.einsum("sa,sat->st", policy, tensors[policy.dtype].to(policy.device))
         system = torch.eye(states, dtype=policy.dtype, device=policy.device) - gamma * matrix
-        return -(1 - gamma) * torch.linalg.solve(system, (matrix @ rewards)[:, None]).mean()
+        here = (policy * rewards).sum(-1) if per == "action" else matrix @ rewards
+        return -(1 - gamma) * torch.linalg.solve(system, here[:, None]).mean()
 
     return loss
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _WIDE = 1e3  # standard deviations of weights without a prior, in units of what the rewards suggest
+_OPEN = 1e-12  # squared share of a weight in directions that no reward told of, above which it was not learned
 _SURPRISE = 1e-4  # probability below which rewards are said to contradict the features
 _EXACT = 1e-6  # share of the rewards that rounding may leave unexplained where there is no noise
 
@@ -38,7 +39,8 @@ class Weights:
         names: of the weights.
         mean: (d,).
         covariance: (d, d).
-        lower: (d,) lower ends of the intervals; with an unknown noise those of the heavy-tailed average over it.
+        lower: (d,) lower ends of the intervals; with an unknown noise those of the heavy-tailed average over it. -inf
+            where there is neither a prior nor a reward that tells of the weight by itself.
         upper: (d,) upper ends.
         before: (d,) standard deviations under the prior; inf where there was none.
         sigma: standard deviation of a reward's noise, as given or as estimated.
@@ -63,17 +65,28 @@ class Weights:
 
     @property
     def std(self) -> ndarray:
-        """(d,) standard deviations."""
-        return np.sqrt(np.diag(self.covariance))
+        """(d,) standard deviations; inf where the interval has no ends."""
+        return np.where(np.isinf(self.upper), np.inf, np.sqrt(np.diag(self.covariance)))
+
+    @property
+    def from_data(self) -> ndarray:
+        """(d,) share of what is known of each weight that the rewards have told: 1 - variance / prior variance.
+
+        Without a prior both are infinite unless the rewards determine the weight. It is then 1, and otherwise 0: a
+        weight never met, or only ever together with another, may still have any value.
+        """
+        flat = np.isinf(self.before)
+        share = 1.0 - (self.std / np.where(flat, 1.0, self.before)) ** 2
+        return np.where(flat, np.isfinite(self.upper), share.clip(0.0, 1.0))
 
     def __getitem__(self, name: str) -> Estimate:
         if name not in self.names:
             raise KeyError(f"Unknown weight {name!r}; there are {', '.join(self.names)}")
         i = self.names.index(name)
-        value, std, before = float(self.mean[i]), float(self.std[i]), float(self.before[i])
-        lower, upper = float(self.lower[i]), float(self.upper[i])
-        share = 1.0 - (std / before) ** 2 if np.isfinite(before) else 1.0
-        return Estimate(name, value, lower, upper, self.level, "", std, min(max(share, 0.0), 1.0))
+        value, std, lower, upper, share = (
+            float(each[i]) for each in (self.mean, self.std, self.lower, self.upper, self.from_data)
+        )
+        return Estimate(name, value, lower, upper, self.level, "", std, share)
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -105,14 +118,22 @@ class Weights:
         return f"{head}\n{shown.to_string(float_format=lambda v: f'{v:.4g}')}{more}"
 
     def plot(self, ax: Axes | None = None, truth: ndarray | None = None) -> Axes:
-        """Draw each weight with its interval, and the true ones (d,) where they are known."""
+        """Draw each weight that was learned with its interval, and the true ones (d,) where they are known."""
         if ax is None:
             import matplotlib.pyplot as plt
 
             _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         reach = np.stack([self.mean - self.lower, self.upper - self.mean]).clip(min=0.0)
         ax.axhline(0.0, color="0.7", lw=0.8)
-        ax.errorbar(range(len(self)), self.mean, reach, fmt="o", capsize=3, label=f"{self.level:.0%} interval")
+        known = np.isfinite(reach).all(axis=0)
+        ax.errorbar(
+            np.flatnonzero(known),
+            self.mean[known],
+            reach[:, known],
+            fmt="o",
+            capsize=3,
+            label=f"{self.level:.0%} interval",
+        )
         if truth is not None:
             ax.plot(range(len(self)), truth, "x", color="k", label="truth")
         if len(self) <= 20:
@@ -163,8 +184,9 @@ def learn_weights(
     size = features.shape[1]
     scale = float(np.sqrt((rewards**2).mean())) if rewards.any() else 1.0
     if prior is None:
-        width = scale / (float(np.sqrt((features**2).sum(1).mean())) or 1.0)
-        mean, root, noise = np.zeros(size), _WIDE * width * np.eye(size), 0.1 * scale
+        largest = np.abs(features).max(axis=0)  # each weight in its own unit
+        width = max(scale, sigma or 0.0) / np.where(largest > 0, largest, largest.max() or 1.0)
+        mean, root, noise = np.zeros(size), _WIDE * np.diag(width), 0.1 * scale
     else:
         mean, root, noise = *_population(prior, size), prior.noise
     names = check_names(names if names is not None or prior is None else prior.law.fast, size, "learn_weights")
@@ -180,7 +202,12 @@ def learn_weights(
     ends = [
         mixture_quantile(share, means, np.sqrt(variances @ (axes**2).T), 0.5 + side * level) for side in (-0.5, 0.5)
     ]
-    before = np.full(size, np.inf) if prior is None else np.sqrt((root**2).sum(1))
+    before = np.sqrt((root**2).sum(1))
+    if prior is None:
+        before[:] = np.inf
+        unlearned = (data.right[share @ variances > 0.5] ** 2).sum(0) > _OPEN
+        for end, infinite in zip(ends, (-np.inf, np.inf), strict=True):
+            end[unlearned] = infinite
     sigma = float(np.exp(share @ np.log(sigmas))) if sigma is None else float(sigma)
     return Weights(names, centre, 0.5 * (found + found.T), *ends, before, sigma, len(rewards), level, chance)
 

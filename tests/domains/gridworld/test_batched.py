@@ -195,6 +195,38 @@ def test_bad_input_is_refused(batch):
         plan_maps(maps, features[..., 0], GAMMA, steps=3)
 
 
+def test_rewards_for_actions_give_the_values_of_each_map(batch):
+    each, maps, policies, _, _ = batch
+    rewards = torch.randn(policies[:, 0].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    values = values_of_maps(maps, policies[:, 0], rewards, GAMMA, per="action")
+    best, actions = plan_maps(maps, rewards, GAMMA, per="action")
+    for row, made in enumerate(each):
+        size, reward = made.states, rewards[row, : made.states].numpy()
+        want = evaluate_policy(made, policies[row, 0, :size].numpy(), reward, GAMMA, per="action")
+        np.testing.assert_allclose(values[row, :size], want, rtol=0, atol=1e-10)
+        top = policy_iteration(made, reward, GAMMA, per="action").values
+        np.testing.assert_allclose(best[row, :size], top, rtol=0, atol=1e-10)
+        reached = evaluate_policy(made, actions[row, :size].numpy(), reward, GAMMA, per="action")
+        np.testing.assert_allclose(reached, top, rtol=0, atol=1e-9)
+    assert not values[~maps.mask].any()
+
+
+def test_rewards_for_actions_are_never_taken_for_those_of_states(batch):
+    _, maps, policies, _, _ = batch
+    table, state = torch.ones_like(policies[:, 0]), torch.ones(maps.mask.shape, dtype=torch.float64)
+    for door in (lambda r, **per: plan_maps(maps, r, GAMMA, **per),
+                 lambda r, **per: values_of_maps(maps, policies[:, 0], r, GAMMA, **per)):  # fmt: skip
+        for per in ({}, {"per": "state"}):
+            with pytest.raises(ValueError, match=r'rewards must be .*; for rewards R\(s, a\) say per="action"'):
+                door(table, **per)
+        with pytest.raises(ValueError, match="rewards must be"):
+            door(state, per="action")
+        with pytest.raises(ValueError, match="per must be"):
+            door(state, per="edge")
+    with pytest.raises(ValueError, match="policies must be"):
+        values_of_maps(maps, policies, table, GAMMA, per="action")
+
+
 def test_policies_that_are_none_and_numbers_that_are_not_finite_are_refused(batch):
     _, maps, policies, features, weights = batch
     negative = policies.clone()

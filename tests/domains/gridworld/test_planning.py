@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
+from scimeta.domains.gridworld.exact import factorize
+from scimeta.domains.gridworld.library import optimality_gap
 from scimeta.domains.gridworld.planning import evaluate_policy, greedy, policy_iteration, value_iteration
 from scimeta.domains.gridworld.scores import distances, path_lengths
 from scimeta.domains.gridworld.transitions import Transitions, expect, transitions, uniform_policy
@@ -129,3 +131,94 @@ def test_policy_iteration_wants_one_reward_and_a_step():
 def test_a_tolerance_below_nothing_is_refused(tolerance):
     with pytest.raises(ValueError, match="value_iteration: tolerance must be 0 or more"):
         value_iteration(of(town()), np.zeros(105), 0.9, tolerance=tolerance)
+
+
+# pymdptoolbox's manual: P(s, a, s') and R(s, a); its own answer is V = (42.442, 36.047) at discount 0.9.
+MANUAL = transitions(
+    np.broadcast_to(np.arange(2), (2, 2, 2)), np.array([[[0.5, 0.5], [0.0, 1.0]], [[0.8, 0.2], [0.1, 0.9]]])
+)
+TABLE = np.array([[5.0, 10.0], [-1.0, 2.0]])
+
+
+def every_door(made: Transitions, rewards, gamma: float, **per: str):
+    """Yield each function that takes rewards, called with these."""
+    walk = uniform_policy(made)
+    yield lambda: value_iteration(made, rewards, gamma, **per).values
+    yield lambda: policy_iteration(made, rewards, gamma, **per).values
+    yield lambda: evaluate_policy(made, value_iteration(made, rewards, gamma, **per).actions, rewards, gamma, **per)
+    yield lambda: evaluate_policy(made, walk, rewards, gamma, **per)
+    yield lambda: factorize(made, walk, gamma).values(rewards, **per)
+    yield lambda: optimality_gap(made, np.zeros(made.states), rewards, gamma, **per)
+
+
+def test_rewards_for_actions_give_the_values_of_the_manual():
+    linear = np.linalg.solve(np.eye(2) - 0.9 * np.array([[0.0, 1.0], [0.8, 0.2]]), [10.0, -1.0])
+    np.testing.assert_allclose(linear, [42.442, 36.047], atol=5e-4)  # of the manual's policy, (1, 0)
+    swept, solved, valued, walk, same, _ = (door() for door in every_door(MANUAL, TABLE, 0.9, per="action"))
+    for values in (swept, solved, valued):
+        np.testing.assert_allclose(values, linear, rtol=1e-10)
+    chance, here = MANUAL.probability.mean(1), TABLE.mean(1)
+    np.testing.assert_allclose(walk, np.linalg.solve(np.eye(2) - 0.9 * chance, here), rtol=1e-12)
+    np.testing.assert_array_equal(walk, same)
+
+
+@pytest.mark.parametrize("states", [3, 60])
+def test_rewards_for_the_state_entered_are_those_for_actions_that_lead_there(states):
+    rng = np.random.default_rng(states)
+    made, reward = random_map(rng, states, actions=3, outcomes=2), rng.standard_normal(states)
+    entered = every_door(made, reward, GAMMA)
+    acted = every_door(made, expect(made, reward), GAMMA, per="action")
+    for one, two in zip(entered, acted, strict=True):
+        np.testing.assert_allclose(one(), two(), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("states", "actions"), [(2, 2), (5, 3), (7, 1)])
+def test_a_table_that_could_be_for_actions_or_states_is_refused_until_it_is_said(states, actions):
+    made = random_map(np.random.default_rng(0), states, actions, outcomes=2)
+    for door in every_door(made, np.ones((states, actions)).tolist(), GAMMA):
+        with pytest.raises(ValueError, match=r'could be R\(s, a\).*say which with per="action" or per="state"'):
+            door()
+    rewards = np.random.default_rng(1).standard_normal((states, actions))
+    together = value_iteration(made, rewards, GAMMA, per="state").values
+    for column in range(actions):
+        alone = value_iteration(made, rewards[:, column], GAMMA).values
+        np.testing.assert_allclose(together[:, column], alone, atol=1e-9)
+
+
+def test_rewards_of_every_other_shape_are_refused_with_what_to_write():
+    for shape in ((2, 2, 2), (2, 2, 1), (1, 2, 2)):  # R(s, a, s'), R(a, s, s') among them
+        for per in ({}, {"per": "action"}, {"per": "state"}):
+            for door in every_door(MANUAL, np.ones(shape), 0.9, **per):
+                with pytest.raises(ValueError, match=r"give the mean over the next states, .* and per=\"action\""):
+                    door()
+    for shape in ((2,), (2, 3), (3, 2)):
+        for door in every_door(MANUAL, np.ones(shape), 0.9, per="action"):
+            with pytest.raises(ValueError, match=r'with per="action" rewards must be \(2, 2\)'):
+                door()
+    for door in every_door(MANUAL, np.where(np.eye(2) > 0, 1.0, -np.inf), 0.9, per="action"):
+        with pytest.raises(ValueError, match="state 0 has -inf for action 1; to rule an action out give"):
+            door()
+    for door in every_door(MANUAL, np.ones(2), 0.9, per="actions"):
+        with pytest.raises(ValueError, match=r'per must be "state" \(entered\), "action", or None'):
+            door()
+
+
+def test_the_mean_over_next_states_that_the_refusal_advises_is_right():
+    rng = np.random.default_rng(3)
+    chance, rewards = rng.dirichlet(np.ones(6), (6, 4)), rng.standard_normal((6, 4, 6))
+    made = transitions(np.broadcast_to(np.arange(6), chance.shape), chance)
+    values = np.zeros(6)
+    for _ in range(2000):
+        values = (chance * (rewards + 0.9 * values)).sum(-1).max(1)
+    plan = value_iteration(made, (chance * rewards).sum(-1), 0.9, per="action")
+    np.testing.assert_allclose(plan.values, values, rtol=1e-10)
+
+
+def test_an_action_that_is_ruled_out_as_advised_is_not_chosen():
+    # QuantEcon's first example (Puterman 1994, section 3.1): the second action is not there in the second state.
+    chance = np.array([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.5, 0.5]]])
+    made = transitions(np.broadcast_to(np.arange(2), chance.shape), chance)
+    for plan in (value_iteration, policy_iteration):
+        found = plan(made, np.array([[5.0, 10.0], [-1.0, -1e6]]), 0.95, per="action")
+        np.testing.assert_allclose(found.values, [-60 / 7, -20], rtol=1e-9)
+        np.testing.assert_array_equal(found.actions, [0, 0])

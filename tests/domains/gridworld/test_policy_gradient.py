@@ -37,6 +37,18 @@ def test_the_loss_is_the_mean_of_the_exactly_evaluated_policy():
     assert abs(float(loss) + (1 - GAMMA) * want) < 1e-13
 
 
+def test_the_loss_of_rewards_for_actions_is_their_mean_value_and_refuses_what_is_not_said():
+    made, logits = slippery(), some_logits(slippery())
+    table = np.random.default_rng(0).standard_normal((11, 5))
+    want = evaluate_policy(made, logits.softmax(-1).numpy(), table, GAMMA, per="action").mean()
+    loss = return_loss(made, GAMMA, per="action")({"logits": logits}, torch.from_numpy(table))
+    assert abs(float(loss) + (1 - GAMMA) * want) < 1e-13
+    with pytest.raises(ValueError, match=r'must be \(11,\); got \(11, 5\); for rewards R\(s, a\) say per="action"'):
+        return_loss(made, GAMMA)({"logits": logits}, torch.from_numpy(table))
+    with pytest.raises(ValueError, match=r"must be \(11, 5\); got \(11,\)"):
+        return_loss(made, GAMMA, per="action")({"logits": logits}, torch.from_numpy(table[:, 0]))
+
+
 def test_the_gradient_is_that_of_the_policy_gradient_theorem():
     made, rewards, logits = slippery(), np.random.default_rng(1).standard_normal(11), some_logits(slippery())
     loss = return_loss(made, GAMMA)

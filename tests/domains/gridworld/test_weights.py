@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -187,6 +188,47 @@ def test_no_reward_leaves_the_prior(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(found.mean, prior.coefficients[0])
     np.testing.assert_allclose(found.covariance, prior.gaussian(np.ones((1, 1))).covariance)
     assert found["w0"].from_data == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.0, None])
+def test_without_a_prior_a_weight_is_from_data_only_where_the_rewards_determine_it(sigma: float | None) -> None:
+    for features, rewards, told in (
+        (np.eye(3)[:1], [1.0], [1, 0, 0]),  # two never met
+        (np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]), [1.0, 1.0, 2.0], [0, 0, 1]),  # twins
+        (np.array([[1.0, -1.0], [2.0, -2.0]]), [1.0, 2.0], [0, 0]),  # of which the difference alone is known
+        (np.array([[1.0, 1.0], [1.0, 1.0 + 1e-9]]), [1.0, 1.0], [sigma == 0.0] * 2),  # alike but without noise
+        (np.array([[1.0, 1.0], [1.0, 0.5]]), [1.0, 0.5], [1, 1]),
+        (np.array([[1e-6, 0.0], [0.0, 1e6]]), [1.0, 1.0], [1, 1]),  # whatever their units
+        (np.zeros((1, 2)), [0.0], [0, 0]),
+    ):
+        found = learn_weights(features, np.array(rewards), sigma=sigma)
+        np.testing.assert_array_equal(found.from_data, told)
+        np.testing.assert_array_equal([e.from_data for e in found.estimates.values()], told)
+        for ends in (-found.lower, found.upper, found.std):
+            np.testing.assert_array_equal(np.isfinite(ends), np.array(told) == 1)
+        assert np.isfinite(found.mean).all() and np.isfinite(found.covariance).all()
+        drawn = found.plot().containers[0].lines[0].get_xdata()
+        np.testing.assert_array_equal(drawn, np.flatnonzero(told))
+        plt.close("all")
+
+
+def test_with_a_prior_from_data_is_the_share_of_the_variance_that_the_rewards_took() -> None:
+    prior = goal_prior(np.random.default_rng(0).normal(size=(400, 3)) * [1.0, 1.0, 2.0])
+    before = prior.gaussian(prior.design([{}])).covariance.numpy()
+    for features in (np.eye(3)[:1], np.array([[1.0, 1.0, 0.0]] * 50), np.zeros((0, 3))):
+        found = learn_weights(features, np.ones(len(features)), prior, 0.1)
+        after = np.linalg.inv(np.linalg.inv(before) + features.T @ features / 0.01)
+        np.testing.assert_allclose(found.from_data, 1 - np.diag(after) / np.diag(before), atol=1e-9)
+    unseen = learn_weights(np.eye(3)[:1], np.ones(1), prior, 0.1).from_data
+    twins = learn_weights(np.array([[1.0, 1.0, 0.0]] * 50), np.ones(50), prior, 0.1).from_data
+    assert unseen[0] > 0.98 and unseen[1:].max() < 0.02
+    assert twins[:2] == pytest.approx(0.5, abs=0.05) and twins[2] < 0.02  # their sum is known, not the difference
+
+
+def test_without_a_prior_large_noise_is_not_mistaken_for_a_bound_on_the_weights() -> None:
+    found = learn_weights(np.eye(2), np.ones(2), sigma=1e5)
+    np.testing.assert_allclose(found.std, 1e5, rtol=1e-5)
+    np.testing.assert_array_equal(found.from_data, 1)
 
 
 def test_more_weights_than_past_goals_make_a_sound_prior(rng: np.random.Generator) -> None:
