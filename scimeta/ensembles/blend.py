@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy import ndarray
 
 from scimeta.ensembles.weights import (
-    TRIM,
     affine_log_weights,
     affine_weights,
     best_single,
     check_sample_weight,
     log_likelihood_weights,
+    log_pool,
     log_probabilities,
     nnls_weights,
     simplex_weights,
-    softmax,
+    zero_means,
 )
 
 FOR_VALUES = ("auto", "discrete", "nnls", "simplex", "affine")
@@ -38,18 +39,22 @@ class Blend:
         method: how the weights were learned; what "auto" chose.
         weights: (candidates,).
         intercept: a number in the unit of y; on the logit scale (classes,).
-        scale: "linear", or "logit" for softmax(intercept + sum_j w_j log p_j) with trimmed probabilities.
+        scale: "linear", or "logit" for softmax(intercept + sum_j w_j log p_j).
+        zero: (candidates,) on the logit scale, what a probability of exactly 0 counts as where another candidate says
+            more (:func:`~scimeta.ensembles.weights.zero_means`); those above 0 count as they are, however small.
     """
 
     method: str
     weights: ndarray
     intercept: float | ndarray = 0.0
     scale: Literal["linear", "logit"] = "linear"
+    zero: ndarray | None = None
 
     def __call__(self, Z: ndarray) -> ndarray:
         """Return (n,) from values (n, candidates), or (n, classes) from probabilities (n, candidates, classes)."""
         if self.scale == "logit":
-            return softmax(np.einsum("ijc,j->ic", log_probabilities(Z), self.weights) + self.intercept)
+            zero = zero_means(Z) if self.zero is None else self.zero
+            return log_pool(Z, self.weights, zero, self.intercept)
         return np.einsum("ij...,j->i...", Z, self.weights) + self.intercept
 
 
@@ -102,9 +107,14 @@ def row_losses(values: ndarray, y: ndarray) -> ndarray:
     return (values - y.reshape(-1, *[1] * (values.ndim - 1))) ** 2
 
 
-def row_log_losses(probabilities: ndarray, y: ndarray) -> ndarray:
-    """Return minus the log of the trimmed probability of the true class, (n, ...) of (n, ..., classes)."""
-    return -np.log(np.clip(probabilities[np.arange(len(y)), ..., y], TRIM, 1 - TRIM))
+def row_log_losses(probabilities: ndarray, y: ndarray, rows: int | None = None) -> ndarray:
+    """Return minus the log of the true class's probability, (n, ...) of (n, ..., classes).
+
+    A 0 counts as :func:`~scimeta.ensembles.weights.zero_means` says, of ``rows`` that were learned from (n if None).
+    """
+    P = probabilities if probabilities.ndim == 3 else probabilities[:, None]
+    said = log_probabilities(P, zero_means(P, rows))[np.arange(len(y)), :, y]
+    return -said.reshape(probabilities.shape[:-1])
 
 
 def few_folds(folds: ndarray) -> ndarray:
@@ -131,11 +141,12 @@ def _values(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
 
 
 def _probabilities(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
+    zero = zero_means(Z, np.count_nonzero(w))
     if method == "affine":
-        return Blend(method, *affine_log_weights(log_probabilities(Z), y, w), scale="logit")
+        return Blend(method, *affine_log_weights(log_probabilities(Z, zero), y, w), scale="logit", zero=zero)
     if method in ("nnloglik", "cc_nloglik"):
-        learned = log_likelihood_weights(log_probabilities(Z), y, w, convex=method == "cc_nloglik")
-        return Blend(method, learned, scale="logit")
+        learned = log_likelihood_weights(log_probabilities(Z, zero), y, w, convex=method == "cc_nloglik")
+        return Blend(method, learned, scale="logit", zero=zero)
     if method == "discrete":
         return Blend(method, np.eye(Z.shape[1])[np.argmin(w @ row_log_losses(Z, y))])
     # Of two classes the first adds nothing but, without the constraint, another answer.
@@ -153,7 +164,7 @@ def _affine_wins(
     numbers = [k for k in np.unique(folds) if w[folds == k].any() and w[folds != k].any()]
     if len(numbers) < 2:
         return False
-    losses = row_losses if Z.ndim == 2 else row_log_losses
+    losses = row_losses if Z.ndim == 2 else partial(row_log_losses, rows=len(y))
     gain = np.zeros(len(y))
     for k in numbers:
         train, test = folds != k, folds == k

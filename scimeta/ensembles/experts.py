@@ -130,7 +130,9 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
 
     Attributes:
         classes_: (classes,) sorted labels.
-        risks_: (experts,) cross-validated log-loss of probabilities trimmed to [0.001, 0.999].
+        risks_: (experts,) cross-validated log-loss; a probability of exactly 0 counts as 1 / (2 n).
+        zero_: (experts,) what a probability of exactly 0 counts as where another expert says more; those above 0 count
+            as they are.
         gate_, choice_, weights_, mean_weights_ and others: as for :class:`MixtureOfExpertsRegressor`.
 
     Reference: Jacobs, Jordan, Nowlan, Hinton, Adaptive mixtures of local experts, Neural Computation 3, 79 (1991).
@@ -192,7 +194,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
         """Return (n, classes) probabilities, in the order of ``classes_``."""
         check_is_fitted(self)
         weights = self.weights(X)
-        return mixed(self.ask(X, weights), weights)
+        return mixed(self.ask(X, weights), weights, self.zero_)
 
     def predict(self, X: Any) -> ndarray:
         """Return the (n,) most probable labels."""

@@ -105,7 +105,9 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
     """Combined probabilities of candidates, with weights learned on rows that the candidates had not seen.
 
     A candidate is anything with ``fit`` and ``predict_proba``; wrap others in
-    :class:`sklearn.calibration.CalibratedClassifierCV`.
+    :class:`sklearn.calibration.CalibratedClassifierCV`. Probabilities are combined as they are, however small: rare
+    events keep their prevalence and their order. Only a probability of exactly 0, where another candidate says more,
+    counts as 1 / (2 n) on the logit scale, of n rows.
 
     Args:
         estimators, cv, n_jobs, verbose: as for :class:`SuperLearnerRegressor`; a number of folds keeps the classes in
@@ -120,7 +122,7 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
     Attributes:
         classes_: (classes,) sorted labels.
         intercept_: 0, or (classes,) if affine.
-        risks_: (candidates,) cross-validated log-loss of probabilities trimmed to [0.001, 0.999].
+        risks_: (candidates,) cross-validated log-loss; a probability of exactly 0 counts as 1 / (2 n).
         weights_, blend_ and others: as for :class:`SuperLearnerRegressor`.
 
     Reference: van der Laan, Polley, Hubbard, Super Learner, Stat. Appl. Genet. Mol. Biol. 6, 25 (2007).
