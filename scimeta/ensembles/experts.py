@@ -36,9 +36,9 @@ class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
         margin: by how many standard errors the gate must beat the fixed weights on held-out rows. Of many gates tried
             one gains one standard error by luck.
         hidden: units of the network.
-        cv: number of folds (5 if None; whole groups if groups are given), splitter, or iterable of (train, test);
-            "prefit" for experts that are fitted already, on other rows. To freeze only some, or where the mixture
-            itself is cloned (grid search), wrap them in :class:`sklearn.frozen.FrozenEstimator` instead.
+        cv: number of folds (5 if None, fewer of fewer groups; whole groups if groups are given), splitter, or iterable
+            of (train, test); "prefit" for experts that are fitted already, on other rows. To freeze only some, or where
+            the mixture itself is cloned (grid search), wrap them in :class:`sklearn.frozen.FrozenEstimator` instead.
         random_state: of the network's start, and of the folds on which a gate over prefitted experts is judged.
         n_jobs: of joblib, for the experts.
         verbose: of joblib.
@@ -99,7 +99,8 @@ class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
             X: n rows, of any kind that the experts read, and the gate (or ``features``).
             y: (n,) finite numbers.
             sample_weight: (n,) non-negative; for the experts whose ``fit`` takes it and for the gate.
-            groups: (n,) whose row it is, for the splitter and for the gate's standard error.
+            groups: (n,) whose row it is, for the splitter, the experts whose ``fit`` takes them, and the standard error
+                of the gate's gain.
 
         Raises:
             ValueError: y that is not finite, more folds than rows or groups, negative weights, an X that the gate
@@ -179,7 +180,8 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
             X: n rows, of any kind that the experts read, and the gate (or ``features``).
             y: (n,) labels of at least two classes.
             sample_weight: (n,) non-negative; for the experts whose ``fit`` takes it and for the gate.
-            groups: (n,) whose row it is, for the splitter and for the gate's standard error.
+            groups: (n,) whose row it is, for the splitter, the experts whose ``fit`` takes them, and the standard error
+                of the gate's gain.
 
         Raises:
             ValueError: as :meth:`MixtureOfExpertsRegressor.fit`, or one class only.

@@ -31,8 +31,8 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
             weights are blown up), "simplex" (non-negative, sum 1), "affine" (any sign, with an intercept, near the
             simplex where rows are few), or a function of (Z, y, sample_weight) that returns (candidates,) non-negative
             weights.
-        cv: number of folds (5 if None; whole groups if groups are given), splitter, or iterable of (train, test).
-            With time-ordered folds the rows that none holds out take no part in learning the weights.
+        cv: number of folds (5 if None, fewer of fewer groups; whole groups if groups are given), splitter, or iterable
+            of (train, test). With time-ordered folds the rows that none holds out take no part in learning the weights.
         n_jobs: of joblib; ``joblib.parallel_config`` chooses the engine ("loky", "threading", "dask", "ray").
         verbose: of joblib.
 
@@ -75,7 +75,8 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
             X: n rows, of any kind that the candidates read.
             y: (n,) finite numbers.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
-            groups: (n,) whose row it is, for the splitter: a new subject is predicted by models that never saw it; and
+            groups: (n,) whose row it is, for the splitter: a new subject is predicted by models that never saw it; for
+                the candidates whose ``fit`` takes them, such as a committee or a search with ``cv=GroupKFold()``; and
                 for the standard error that "auto" goes by. Inside a pipeline or a search, with metadata
                 routing on, ask for them by ``set_fit_request(groups=True)``.
 
@@ -157,8 +158,7 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
             X: n rows, of any kind that the candidates read.
             y: (n,) labels of at least two classes.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
-            groups: (n,) whose row it is, for the splitter and for the standard error that "auto" goes by. Inside a
-                pipeline or a search, with metadata routing on, ask for them by ``set_fit_request(groups=True)``.
+            groups: (n,) whose row it is, as of :meth:`SuperLearnerRegressor.fit`.
 
         Raises:
             ValueError: as :meth:`SuperLearnerRegressor.fit`, or one class only.
