@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -13,6 +13,7 @@ from numpy import ndarray
 from scimeta.ensembles.weights import (
     affine_log_weights,
     affine_weights,
+    balancing_intercept,
     best_single,
     check_sample_weight,
     log_likelihood_weights,
@@ -69,8 +70,9 @@ def learn_blend(
 ) -> Blend:
     """Return the combination of candidates that a level-one matrix asks for.
 
-    "auto" is the safe choice, "simplex" (for probabilities "cc_nloglik"), unless "affine", learned on all folds but one
-    and judged on that one in turn, has a risk that is lower by more than one standard error of the paired differences.
+    "auto" is the safe choice, "simplex" (for probabilities "cc_nloglik", with an intercept a class by which as many
+    rows of each class are expected as there were), unless "affine", learned on all folds but one and judged on that one
+    in turn, has a risk that is lower by more than one standard error of the paired differences.
 
     Args:
         Z: (n, candidates) out-of-fold values, or (n, candidates, classes) probabilities.
@@ -93,10 +95,9 @@ def learn_blend(
     known = FOR_VALUES if Z.ndim == 2 else FOR_PROBABILITIES
     if not isinstance(weights, str) or weights not in known:
         raise ValueError(f"weights should be one of {', '.join(known)}, or a function; got {weights!r}")
-    learn = _values if Z.ndim == 2 else _probabilities
     if weights != "auto":
-        return learn(Z, y, w, weights)
-    safe = "simplex" if Z.ndim == 2 else "cc_nloglik"
+        return (_values if Z.ndim == 2 else _probabilities)(Z, y, w, weights)
+    safe, learn = ("simplex", _values) if Z.ndim == 2 else ("cc_nloglik", _balanced)
     folds = np.arange(len(y)) % 5 if folds is None else few_folds(folds)
     groups = np.arange(len(y)) if groups is None else groups
     return learn(Z, y, w, "affine" if _affine_wins(Z, y, w, folds, groups, learn, safe) else safe)
@@ -155,6 +156,15 @@ def _probabilities(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
     flat = np.moveaxis(Z[..., start:], 1, 2).reshape(-1, Z.shape[1])
     learn = nnls_weights if method == "nnls" else simplex_weights
     return Blend(method, learn(flat, hot.ravel(), np.repeat(w, hot.shape[1])))
+
+
+def _balanced(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
+    """Return the combination, with intercepts that "cc_nloglik" has not of itself."""
+    blend = _probabilities(Z, y, w, method)
+    if method == "affine":
+        return blend
+    scores = np.einsum("ijc,j->ic", log_probabilities(Z, blend.zero), blend.weights)
+    return replace(blend, intercept=balancing_intercept(scores, y, w))
 
 
 def _affine_wins(

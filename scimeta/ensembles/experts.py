@@ -15,6 +15,7 @@ from scimeta.ensembles.blend import row_log_losses, row_losses
 from scimeta.ensembles.committee import check_labels, check_target
 from scimeta.ensembles.gate import mixed
 from scimeta.ensembles.gated import GatedCommittee
+from scimeta.ensembles.weights import balancing_intercept, log_probabilities
 
 
 class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
@@ -120,10 +121,11 @@ class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
 
 
 class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
-    """Combined probabilities of experts, softmax(sum_j w_j(x) log p_j), with weights that a gate learned.
+    """Combined probabilities of experts, softmax(c + sum_j w_j(x) log p_j), with weights that a gate learned.
 
-    What holds of :class:`MixtureOfExpertsRegressor` holds here, with the log-loss for the squared error and
-    "cc_nloglik" for "simplex". An expert is anything with ``fit`` and ``predict_proba``.
+    By the intercepts c as many rows of each class are expected as there were. What holds of
+    :class:`MixtureOfExpertsRegressor` holds here, with the log-loss for the squared error and "cc_nloglik" for
+    "simplex". An expert is anything with ``fit`` and ``predict_proba``.
 
     Args:
         estimators, gate, features, top_k, balance, margin, hidden, cv, random_state, n_jobs, verbose: as for
@@ -132,6 +134,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
     Attributes:
         classes_: (classes,) sorted labels.
         risks_: (experts,) cross-validated log-loss; a probability of exactly 0 counts as 1 / (2 n).
+        intercept_: (classes,) c.
         zero_: (experts,) what a probability of exactly 0 counts as where another expert says more; those above 0 count
             as they are.
         gate_, choice_, weights_, mean_weights_ and others: as for :class:`MixtureOfExpertsRegressor`.
@@ -189,6 +192,8 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
         """
         y, self.classes_, encoded = check_labels(self, X, y)
         level = self.fit_gate(X, y, encoded, sample_weight, groups, "predict_proba")
+        scores = np.einsum("ijc,ij->ic", log_probabilities(level.Z), self.gate_(level.features))
+        self.intercept_ = balancing_intercept(scores, level.y, level.weights)
         self.risks_ = np.average(row_log_losses(level.Z, level.y), axis=0, weights=level.weights)
         return self
 
@@ -196,7 +201,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
         """Return (n, classes) probabilities, in the order of ``classes_``."""
         check_is_fitted(self)
         weights = self.weights(X)
-        return mixed(self.ask(X, weights), weights, self.zero_)
+        return mixed(self.ask(X, weights), weights, self.zero_, self.intercept_)
 
     def predict(self, X: Any) -> ndarray:
         """Return the (n,) most probable labels."""

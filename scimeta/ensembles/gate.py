@@ -94,19 +94,19 @@ class Gate:
         return _top(_scores(self.parameters, inputs, _start(self.fixed)), self.top_k).softmax(dim=1).numpy()
 
 
-def mixed(Z: ndarray, weights: ndarray, zero: ndarray | None = None) -> ndarray:
+def mixed(Z: ndarray, weights: ndarray, zero: ndarray | None = None, intercept: float | ndarray = 0.0) -> ndarray:
     """Return what experts say together when every row has its own weights (n, experts).
 
-    That is (n,) means of values (n, experts), or softmax(sum_j w_j log p_j), (n, classes), of probabilities (n,
-    experts, classes): the scales on which :func:`~scimeta.ensembles.blend.learn_blend` adds with fixed weights. There
-    an expert's 0 counts as ``zero``, (experts,), or :func:`~scimeta.ensembles.weights.zero_means` of Z.
+    That is (n,) means of values (n, experts), or softmax(intercept + sum_j w_j log p_j), (n, classes), of probabilities
+    (n, experts, classes): the scales on which :func:`~scimeta.ensembles.blend.learn_blend` adds with fixed weights. An
+    expert's 0 counts there as ``zero``, (experts,), or :func:`~scimeta.ensembles.weights.zero_means` of Z.
 
     >>> mixed(np.array([[1.0, 3.0], [1.0, 3.0]]), np.array([[1.0, 0.0], [0.5, 0.5]]))
     array([1., 2.])
     """
     if Z.ndim == 2:
         return (weights * Z).sum(axis=1)
-    return log_pool(Z, weights, zero_means(Z) if zero is None else zero)
+    return log_pool(Z, weights, zero_means(Z) if zero is None else zero, intercept)
 
 
 def losses(level: Level, gate: Gate) -> ndarray:

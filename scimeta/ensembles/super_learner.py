@@ -113,7 +113,8 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
     Args:
         estimators, cv, n_jobs, verbose: as for :class:`SuperLearnerRegressor`; a number of folds keeps the classes in
             proportion.
-        weights: "auto" ("cc_nloglik", unless affine wins by more than one paired standard error of the log-loss),
+        weights: "auto" ("cc_nloglik" with intercepts by which as many rows of each class are expected as there were,
+            unless affine wins by more than one paired standard error of the log-loss),
             "discrete" (least log-loss), "nnls" and "simplex" (least squares on probabilities), "nnloglik" and
             "cc_nloglik" (greatest likelihood on the logit scale, non-negative or on the simplex), "affine" (logit
             scale, any sign, with intercepts), or a function of (Z, y, sample_weight), Z (n, candidates, classes) and y
@@ -122,7 +123,7 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
 
     Attributes:
         classes_: (classes,) sorted labels.
-        intercept_: 0, or (classes,) if affine.
+        intercept_: 0, or (classes,) on the logit scale if auto or affine.
         risks_: (candidates,) cross-validated log-loss; a probability of exactly 0 counts as 1 / (2 n).
         weights_, blend_ and others: as for :class:`SuperLearnerRegressor`.
 

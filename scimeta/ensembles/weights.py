@@ -186,6 +186,31 @@ def log_pool(P: ndarray, weights: ndarray, zero: ndarray, intercept: float | nda
     return softmax(np.where(never, -np.inf, scores))
 
 
+def balancing_intercept(scores: ndarray, y: ndarray, w: ndarray) -> ndarray:
+    """Return (classes,) that are added to logits (n, classes) so that as many of each class are expected as were seen.
+
+    The mode of the posterior of softmax(c + scores) with c around 0 by 1; the likelihood's score equation in c is
+    sum_i w_i p_ic = sum_i w_i [y_i = c]. Candidates that are right on average are not when their logits are averaged.
+
+    Args:
+        scores: (n, classes).
+        y: (n,) number of the true class.
+        w: (n,) non-negative.
+
+    >>> balancing_intercept(np.zeros((4000, 2)), np.arange(4000) % 4 // 3, np.ones(4000)).round(2)
+    array([ 0.55, -0.55])
+    """
+    hot, c = np.eye(scores.shape[1])[y], np.zeros(scores.shape[1])
+    for _ in range(_NEWTON_STEPS):
+        p = softmax(scores + c)
+        hessian = np.diag(w @ p + 1.0) - (p * w[:, None]).T @ p
+        step = np.clip(np.linalg.solve(hessian, w @ (p - hot) + c), -1.0, 1.0)
+        c = c - step
+        if np.abs(step).max() < 1e-10:
+            break
+    return c
+
+
 def softmax(scores: ndarray) -> ndarray:
     """Return exp(scores) over their sum along the last axis."""
     scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
