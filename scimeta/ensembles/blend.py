@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 from numpy import ndarray
 
 from scimeta.ensembles.weights import (
-    TRIM,
     affine_log_weights,
     affine_weights,
+    balancing_intercept,
     best_single,
     check_sample_weight,
     log_likelihood_weights,
+    log_pool,
     log_probabilities,
     nnls_weights,
     simplex_weights,
-    softmax,
+    zero_means,
 )
 
 FOR_VALUES = ("auto", "discrete", "nnls", "simplex", "affine")
@@ -38,18 +40,22 @@ class Blend:
         method: how the weights were learned; what "auto" chose.
         weights: (candidates,).
         intercept: a number in the unit of y; on the logit scale (classes,).
-        scale: "linear", or "logit" for softmax(intercept + sum_j w_j log p_j) with trimmed probabilities.
+        scale: "linear", or "logit" for softmax(intercept + sum_j w_j log p_j).
+        zero: (candidates,) on the logit scale, what a probability of exactly 0 counts as where another candidate says
+            more (:func:`~scimeta.ensembles.weights.zero_means`); those above 0 count as they are, however small.
     """
 
     method: str
     weights: ndarray
     intercept: float | ndarray = 0.0
     scale: Literal["linear", "logit"] = "linear"
+    zero: ndarray | None = None
 
     def __call__(self, Z: ndarray) -> ndarray:
         """Return (n,) from values (n, candidates), or (n, classes) from probabilities (n, candidates, classes)."""
         if self.scale == "logit":
-            return softmax(np.einsum("ijc,j->ic", log_probabilities(Z), self.weights) + self.intercept)
+            zero = zero_means(Z) if self.zero is None else self.zero
+            return log_pool(Z, self.weights, zero, self.intercept)
         return np.einsum("ij...,j->i...", Z, self.weights) + self.intercept
 
 
@@ -64,8 +70,9 @@ def learn_blend(
 ) -> Blend:
     """Return the combination of candidates that a level-one matrix asks for.
 
-    "auto" is the safe choice, "simplex" (for probabilities "cc_nloglik"), unless "affine", learned on all folds but one
-    and judged on that one in turn, has a risk that is lower by more than one standard error of the paired differences.
+    "auto" is the safe choice, "simplex" (for probabilities "cc_nloglik", with an intercept a class by which as many
+    rows of each class are expected as there were), unless "affine", learned on all folds but one and judged on that one
+    in turn, has a risk that is lower by more than one standard error of the paired differences.
 
     Args:
         Z: (n, candidates) out-of-fold values, or (n, candidates, classes) probabilities.
@@ -88,10 +95,9 @@ def learn_blend(
     known = FOR_VALUES if Z.ndim == 2 else FOR_PROBABILITIES
     if not isinstance(weights, str) or weights not in known:
         raise ValueError(f"weights should be one of {', '.join(known)}, or a function; got {weights!r}")
-    learn = _values if Z.ndim == 2 else _probabilities
     if weights != "auto":
-        return learn(Z, y, w, weights)
-    safe = "simplex" if Z.ndim == 2 else "cc_nloglik"
+        return (_values if Z.ndim == 2 else _probabilities)(Z, y, w, weights)
+    safe, learn = ("simplex", _values) if Z.ndim == 2 else ("cc_nloglik", _balanced)
     folds = np.arange(len(y)) % 5 if folds is None else few_folds(folds)
     groups = np.arange(len(y)) if groups is None else groups
     return learn(Z, y, w, "affine" if _affine_wins(Z, y, w, folds, groups, learn, safe) else safe)
@@ -102,9 +108,14 @@ def row_losses(values: ndarray, y: ndarray) -> ndarray:
     return (values - y.reshape(-1, *[1] * (values.ndim - 1))) ** 2
 
 
-def row_log_losses(probabilities: ndarray, y: ndarray) -> ndarray:
-    """Return minus the log of the trimmed probability of the true class, (n, ...) of (n, ..., classes)."""
-    return -np.log(np.clip(probabilities[np.arange(len(y)), ..., y], TRIM, 1 - TRIM))
+def row_log_losses(probabilities: ndarray, y: ndarray, rows: int | None = None) -> ndarray:
+    """Return minus the log of the true class's probability, (n, ...) of (n, ..., classes).
+
+    A 0 counts as :func:`~scimeta.ensembles.weights.zero_means` says, of ``rows`` that were learned from (n if None).
+    """
+    P = probabilities if probabilities.ndim == 3 else probabilities[:, None]
+    said = log_probabilities(P, zero_means(P, rows))[np.arange(len(y)), :, y]
+    return -said.reshape(probabilities.shape[:-1])
 
 
 def few_folds(folds: ndarray) -> ndarray:
@@ -131,11 +142,12 @@ def _values(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
 
 
 def _probabilities(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
+    zero = zero_means(Z, np.count_nonzero(w))
     if method == "affine":
-        return Blend(method, *affine_log_weights(log_probabilities(Z), y, w), scale="logit")
+        return Blend(method, *affine_log_weights(log_probabilities(Z, zero), y, w), scale="logit", zero=zero)
     if method in ("nnloglik", "cc_nloglik"):
-        learned = log_likelihood_weights(log_probabilities(Z), y, w, convex=method == "cc_nloglik")
-        return Blend(method, learned, scale="logit")
+        learned = log_likelihood_weights(log_probabilities(Z, zero), y, w, convex=method == "cc_nloglik")
+        return Blend(method, learned, scale="logit", zero=zero)
     if method == "discrete":
         return Blend(method, np.eye(Z.shape[1])[np.argmin(w @ row_log_losses(Z, y))])
     # Of two classes the first adds nothing but, without the constraint, another answer.
@@ -146,6 +158,15 @@ def _probabilities(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
     return Blend(method, learn(flat, hot.ravel(), np.repeat(w, hot.shape[1])))
 
 
+def _balanced(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
+    """Return the combination, with intercepts that "cc_nloglik" has not of itself."""
+    blend = _probabilities(Z, y, w, method)
+    if method == "affine":
+        return blend
+    scores = np.einsum("ijc,j->ic", log_probabilities(Z, blend.zero), blend.weights)
+    return replace(blend, intercept=balancing_intercept(scores, y, w))
+
+
 def _affine_wins(
     Z: ndarray, y: ndarray, w: ndarray, folds: ndarray, groups: ndarray, learn: Callable[..., Blend], safe: str
 ) -> bool:
@@ -153,7 +174,7 @@ def _affine_wins(
     numbers = [k for k in np.unique(folds) if w[folds == k].any() and w[folds != k].any()]
     if len(numbers) < 2:
         return False
-    losses = row_losses if Z.ndim == 2 else row_log_losses
+    losses = row_losses if Z.ndim == 2 else partial(row_log_losses, rows=len(y))
     gain = np.zeros(len(y))
     for k in numbers:
         train, test = folds != k, folds == k

@@ -10,6 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy import ndarray
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.feature_selection import RFE, RFECV, SelectFromModel
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter, indexable
@@ -48,6 +53,7 @@ def fit_candidates(
     y: Any,
     *,
     sample_weight: Any = None,
+    groups: Any = None,
     n_jobs: int | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
     verbose: int = 0,
@@ -57,8 +63,8 @@ def fit_candidates(
     Arguments and errors as for :func:`scimeta.ensembles.cross_fit.cross_fit`.
     """
     candidates = check_candidates(estimators)
-    X, y, sample_weight = indexable(X, y, sample_weight)
-    params = fit_arguments(candidates, sample_weight) if params is None else params
+    X, y, sample_weight, groups = indexable(X, y, sample_weight, groups)
+    params = fit_arguments(candidates, sample_weight, groups) if params is None else params
     fitted = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(fit_one)(estimator, X, y, params.get(name, {})) for name, estimator in candidates
     )
@@ -86,19 +92,39 @@ def predict_candidates(
     return np.stack(columns, axis=1)
 
 
-def fit_arguments(candidates: Sequence[tuple[str, Any]], sample_weight: Any) -> dict[str, dict[str, Any]]:
-    """Return name -> arguments of fit that carry the weights; warns of the candidates that take none."""
-    if sample_weight is None:
-        return {}
-    places = {name: _weight_argument(candidate) for name, candidate in candidates}
-    without = [name for name, place in places.items() if place is None]
-    if without:
-        warnings.warn(
-            f"fit of {', '.join(map(repr, without))} takes no sample_weight: fitted without, judged with the weights",
-            UserWarning,
-            stacklevel=3,
-        )
-    return {name: {place: sample_weight} for name, place in places.items() if place is not None}
+def fit_arguments(
+    candidates: Sequence[tuple[str, Any]], sample_weight: Any = None, groups: Any = None
+) -> dict[str, dict[str, Any]]:
+    """Return name -> arguments of fit that carry the weights and the groups.
+
+    Warns of the candidates that take no weights, and of those that deal rows into folds which the groups do not reach.
+    """
+    found: dict[str, dict[str, Any]] = {name: {} for name, _ in candidates}
+    if sample_weight is not None:
+        places = {name: _weight_argument(candidate) for name, candidate in candidates}
+        without = [name for name, place in places.items() if place is None]
+        if without:
+            warnings.warn(
+                f"fit of {', '.join(map(repr, without))} takes no sample_weight: fitted without, judged with the "
+                "weights",
+                UserWarning,
+                stacklevel=3,
+            )
+        for name, place in places.items():
+            found[name].update({} if place is None else {place: sample_weight})
+    if groups is not None:
+        for name, candidate in candidates:
+            taken, missed = _group_arguments(candidate)
+            found[name].update({place: groups for place in taken})
+            if missed:
+                warnings.warn(
+                    f"groups do not reach the folds of {', '.join(missed)} in candidate {name!r}: it learns from rows "
+                    "of the groups that it is judged on there. Passed on are groups to committees, to searches with "
+                    "cv=GroupKFold(), and through pipelines",
+                    UserWarning,
+                    stacklevel=3,
+                )
+    return {name: given for name, given in found.items() if given}
 
 
 def fit_one(estimator: Any, X: Any, y: Any, params: Mapping[str, Any]) -> Any:
@@ -151,6 +177,58 @@ def _weight_argument(estimator: Any) -> str | None:
         return None if inner is None else f"{name}__{inner}"
     if has_fit_parameter(estimator, "sample_weight"):
         return "sample_weight"
-    inner = getattr(estimator, "estimator", getattr(estimator, "regressor", None))
-    passes_on = any(p.kind is Parameter.VAR_KEYWORD for p in signature(estimator.fit).parameters.values())
-    return _weight_argument(inner) if passes_on and hasattr(inner, "fit") else None
+    inner = _inner(estimator)
+    return _weight_argument(inner) if _passes_on(estimator) and hasattr(inner, "fit") else None
+
+
+def _group_arguments(estimator: Any) -> tuple[list[str], list[str]]:
+    """Return the names under which an estimator's fit takes groups, and what in it has folds that they do not reach."""
+    kind, inner = type(estimator).__name__, _inner(estimator)
+    if isinstance(estimator, Pipeline):
+        steps = [(name, *_group_arguments(step)) for name, step in estimator.steps if hasattr(step, "fit")]
+        return [f"{name}__{one}" for name, taken, _ in steps for one in taken], [
+            one for *_, some in steps for one in some
+        ]
+    if isinstance(estimator, (GridSearchCV, RandomizedSearchCV, RFECV)):
+        taken, missed = (["groups"], []) if _reads_groups(estimator.cv) else ([], [kind])
+        below, lost = _group_arguments(inner)
+        # A search keeps groups for its own folds, and hands on what goes by another name; RFECV hands on nothing.
+        through = [] if isinstance(estimator, RFECV) else [name for name in below if name != "groups"]
+        return taken + through, missed + lost + ([type(inner).__name__] if len(through) < len(below) else [])
+    if has_fit_parameter(estimator, "groups"):
+        return ["groups"], []
+    if isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "get_params"):
+        return [], []
+    folds = [kind] if _deals_rows(estimator) else []
+    if _passes_on(estimator) and hasattr(inner, "fit"):
+        taken, missed = _group_arguments(inner)
+        return taken, folds + missed
+    parts = [part for part in estimator.get_params().values() if hasattr(part, "fit") and not isinstance(part, type)]
+    return [], folds + [type(part).__name__ for part in parts if has_fit_parameter(part, "groups") or _deals_rows(part)]
+
+
+def _inner(estimator: Any) -> Any:
+    return getattr(estimator, "estimator", getattr(estimator, "regressor", None))
+
+
+def _passes_on(estimator: Any) -> bool:
+    """Return whether fit hands further arguments on to the estimator inside: most of scikit-learn's raise instead."""
+    free = any(p.kind is Parameter.VAR_KEYWORD for p in signature(estimator.fit).parameters.values())
+    if not type(estimator).__module__.startswith("sklearn."):
+        return free
+    known = (GridSearchCV, RandomizedSearchCV, TransformedTargetRegressor, CalibratedClassifierCV, RFE, SelectFromModel)
+    return isinstance(estimator, known) and not isinstance(estimator, RFECV)
+
+
+def _reads_groups(cv: Any) -> bool:
+    """Return whether a splitter goes by groups: scikit-learn's say so, and one's own is given them."""
+    if not hasattr(cv, "split"):
+        return False
+    asks = cv.get_metadata_routing().split.requests if hasattr(cv, "get_metadata_routing") else {"groups": True}
+    return asks.get("groups") is True
+
+
+def _deals_rows(estimator: Any) -> bool:
+    """Return whether an estimator has folds of its own, such as LassoCV."""
+    own = estimator.get_params(deep=False) if hasattr(estimator, "get_params") else {}
+    return "cv" in own and not isinstance(own["cv"], str)  # of which "prefit" is one

@@ -162,7 +162,7 @@ class Committee(TransformerMixin, MetaEstimatorMixin, _BaseComposition):
     def _routed(self, sample_weight: Any, groups: Any) -> tuple[dict[str, dict], Any]:
         """Return each candidate's arguments of fit, and the splitter's groups."""
         if not get_config()["enable_metadata_routing"]:
-            return fit_arguments(check_candidates(self.estimators), sample_weight), groups
+            return fit_arguments(check_candidates(self.estimators), sample_weight, groups), groups
         given = {"sample_weight": sample_weight, "groups": groups}
         routed = process_routing(self, "fit", **{key: value for key, value in given.items() if value is not None})
         params = {name: routed[name].fit for name, _ in check_candidates(self.estimators)}

@@ -73,9 +73,12 @@ def cross_fit(
         estimators: (name, candidate) pairs; a candidate given as "drop" is left out.
         X: n rows, of any kind that the candidates read (table, sparse matrix, list of texts).
         y: (n,) target; labels if method is "predict_proba".
-        cv: number of folds (5 if None), splitter, or iterable of (train, test). A number means whole groups if groups
-            are given, and folds with all classes in proportion if the method is "predict_proba".
-        groups: (n,) whose row it is; for splitters that use it.
+        cv: number of folds (None for 5, or for the number of groups if that is less), splitter, or iterable of (train,
+            test). A number means whole groups if groups are given, and folds with all classes in proportion if the
+            method is "predict_proba".
+        groups: (n,) whose row it is; for splitters that use it, and for the candidates whose ``fit`` takes it (a
+            committee, a search with ``cv=GroupKFold()``), also in pipelines. Warns where a candidate deals rows into
+            folds of its own that they do not reach.
         sample_weight: (n,) passed to the candidates whose ``fit`` takes it, itself or in the last step of a pipeline.
         n_jobs: of joblib; one task for every candidate and fold.
         method: "predict", or "predict_proba" with columns in the order of the sorted labels.
@@ -98,7 +101,7 @@ def cross_fit(
         check_sample_weight(sample_weight, len(y))
     classes = np.unique(y) if method == "predict_proba" else None
     splits, folds = split(X, y, cv=cv, groups=groups, classify=classes is not None)
-    params = fit_arguments(candidates, sample_weight) if params is None else params
+    params = fit_arguments(candidates, sample_weight, groups) if params is None else params
     tasks = [(i, k) for i in range(len(candidates)) for k in range(len(splits))]
     parts = Parallel(n_jobs=n_jobs, verbose=verbose)(
         delayed(_held_out)(candidates[i][1], X, y, *splits[k], params.get(candidates[i][0], {}), method, classes)
@@ -125,10 +128,9 @@ def split(
             f"cv should be a number, a splitter or an iterable; got {cv!r}. For candidates that are fitted already, "
             "wrap each in sklearn.frozen.FrozenEstimator and fit on rows that it never saw"
         )
-    if groups is not None:
-        numbered(groups, "groups")
+    count = 0 if groups is None else len(numbered(groups, "groups")[0])
     if groups is not None and (cv is None or isinstance(cv, (int, np.integer))):
-        folds = 5 if cv is None else int(cv)
+        folds = max(2, min(5, count)) if cv is None else int(cv)
         cv = StratifiedGroupKFold(folds) if classify else GroupKFold(folds)
     splitter = check_cv(5 if cv is None else cv, y, classifier=classify)
     rows = len(y)
@@ -182,13 +184,13 @@ def _held_out(
     classes: ndarray | None,
 ) -> ndarray | str:
     """Return a candidate's predictions of the held-out rows, or why there are none."""
-    if not hasattr(estimator, method):
-        wrap = "; wrap it in sklearn.calibration.CalibratedClassifierCV" if method == "predict_proba" else ""
-        return f"has no {method}{wrap}"
     params = {key: _safe_indexing(value, train) for key, value in params.items() if value is not None}
     model = fit_one(estimator, _safe_indexing(X, train), _safe_indexing(y, train), params)
     if isinstance(model, str):
         return model
+    if not hasattr(model, method):  # of the fitted one: scikit-learn's stack has none before
+        wrap = "; wrap it in sklearn.calibration.CalibratedClassifierCV" if method == "predict_proba" else ""
+        return f"has no {method}{wrap}"
     try:
         return predict_one(model, _safe_indexing(X, test), method, classes)
     except Exception as error:  # whatever it raises, a candidate is dropped by name, never the whole fit

@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 HONEST = (0.97, 1.04)
 """Risk over variance of an honest stack on a target of which nothing can be known."""
 
+CHECKS = (
+    "nothing found by these checks: the stack on noise, on a permuted target and on its own; rows, copies of rows and "
+    "subjects on both sides of an inner fold"
+)
+UNSEEN = (
+    "not to be seen from here: columns made with y or chosen by it, order in time, altered copies, subjects that no "
+    "groups name, what candidates fitted before have seen"
+)
+
 
 @dataclass(frozen=True, eq=False)
 class StackDiagnosis:
@@ -28,11 +37,14 @@ class StackDiagnosis:
         risks: (3,).
         errors: (3,) their standard errors, over subjects where there are such.
         claimed: (3,) risk by the stack's own out-of-fold predictions; NaN for all stacks but Super Learners.
-        straddling: subjects with rows on both sides of an inner fold; without groups, rows that are exact copies of one
-            on the other side.
+        straddling: subjects with rows on both sides of an inner fold; without groups, rows of the same X as one on the
+            other side.
         subjects: their number; without groups, that of the rows.
         grouped: whether groups were given.
-        problems: what is wrong, in words; empty for an honest stack.
+        problems: what is wrong, in words; empty if these checks found nothing, which is no proof: some leaks cannot be
+            seen from here, and are named when it prints.
+        copies: rows of the same X and target as one on the other side.
+        notes: what may be wrong or right, in words.
     """
 
     targets: tuple[str, ...]
@@ -43,10 +55,12 @@ class StackDiagnosis:
     subjects: int
     grouped: bool
     problems: tuple[str, ...]
+    copies: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def honest(self) -> bool:
-        """Whether no problem was found."""
+        """Whether these checks found no problem."""
         return not self.problems
 
     def to_frame(self) -> pd.DataFrame:
@@ -61,10 +75,11 @@ class StackDiagnosis:
         rows = zip(self.targets, self.claimed, self.risks, self.errors, strict=True)
         for name, claimed, risk, error in rows:
             lines.append(f"{name:<10} {'-' if np.isnan(claimed) else f'{claimed:.3f}':>8} {risk:10.3f} +- {error:.3f}")
-        kind = "subjects with rows" if self.grouped else "rows with an exact copy"
+        kind = "subjects with rows" if self.grouped else "rows of the same X"
         lines.append(f"{kind} on both sides of a fold: {self.straddling} of {self.subjects}")
-        verdicts = [f"PROBLEM: {problem}" for problem in self.problems] or ["no leak found"]
-        return "\n".join([*lines, *verdicts])
+        lines.append(f"rows of the same X and target on both sides: {self.copies}")
+        lines += [f"PROBLEM: {problem}" for problem in self.problems] + [f"note: {note}" for note in self.notes]
+        return "\n".join([*lines, *([] if self.problems else [CHECKS]), UNSEEN])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Return axes with the risks on unseen rows, those claimed, and the band of an honest stack."""

@@ -15,6 +15,7 @@ from scimeta.ensembles.blend import row_log_losses, row_losses
 from scimeta.ensembles.committee import check_labels, check_target
 from scimeta.ensembles.gate import mixed
 from scimeta.ensembles.gated import GatedCommittee
+from scimeta.ensembles.weights import balancing_intercept, log_probabilities
 
 
 class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
@@ -36,9 +37,9 @@ class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
         margin: by how many standard errors the gate must beat the fixed weights on held-out rows. Of many gates tried
             one gains one standard error by luck.
         hidden: units of the network.
-        cv: number of folds (5 if None; whole groups if groups are given), splitter, or iterable of (train, test);
-            "prefit" for experts that are fitted already, on other rows. To freeze only some, or where the mixture
-            itself is cloned (grid search), wrap them in :class:`sklearn.frozen.FrozenEstimator` instead.
+        cv: number of folds (5 if None, fewer of fewer groups; whole groups if groups are given), splitter, or iterable
+            of (train, test); "prefit" for experts that are fitted already, on other rows. To freeze only some, or where
+            the mixture itself is cloned (grid search), wrap them in :class:`sklearn.frozen.FrozenEstimator` instead.
         random_state: of the network's start, and of the folds on which a gate over prefitted experts is judged.
         n_jobs: of joblib, for the experts.
         verbose: of joblib.
@@ -99,7 +100,8 @@ class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
             X: n rows, of any kind that the experts read, and the gate (or ``features``).
             y: (n,) finite numbers.
             sample_weight: (n,) non-negative; for the experts whose ``fit`` takes it and for the gate.
-            groups: (n,) whose row it is, for the splitter and for the gate's standard error.
+            groups: (n,) whose row it is, for the splitter, the experts whose ``fit`` takes them, and the standard error
+                of the gate's gain.
 
         Raises:
             ValueError: y that is not finite, more folds than rows or groups, negative weights, an X that the gate
@@ -119,10 +121,11 @@ class MixtureOfExpertsRegressor(RegressorMixin, GatedCommittee):
 
 
 class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
-    """Combined probabilities of experts, softmax(sum_j w_j(x) log p_j), with weights that a gate learned.
+    """Combined probabilities of experts, softmax(c + sum_j w_j(x) log p_j), with weights that a gate learned.
 
-    What holds of :class:`MixtureOfExpertsRegressor` holds here, with the log-loss for the squared error and
-    "cc_nloglik" for "simplex". An expert is anything with ``fit`` and ``predict_proba``.
+    By the intercepts c as many rows of each class are expected as there were. What holds of
+    :class:`MixtureOfExpertsRegressor` holds here, with the log-loss for the squared error and "cc_nloglik" for
+    "simplex". An expert is anything with ``fit`` and ``predict_proba``.
 
     Args:
         estimators, gate, features, top_k, balance, margin, hidden, cv, random_state, n_jobs, verbose: as for
@@ -130,7 +133,10 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
 
     Attributes:
         classes_: (classes,) sorted labels.
-        risks_: (experts,) cross-validated log-loss of probabilities trimmed to [0.001, 0.999].
+        risks_: (experts,) cross-validated log-loss; a probability of exactly 0 counts as 1 / (2 n).
+        intercept_: (classes,) c.
+        zero_: (experts,) what a probability of exactly 0 counts as where another expert says more; those above 0 count
+            as they are.
         gate_, choice_, weights_, mean_weights_ and others: as for :class:`MixtureOfExpertsRegressor`.
 
     Reference: Jacobs, Jordan, Nowlan, Hinton, Adaptive mixtures of local experts, Neural Computation 3, 79 (1991).
@@ -177,7 +183,8 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
             X: n rows, of any kind that the experts read, and the gate (or ``features``).
             y: (n,) labels of at least two classes.
             sample_weight: (n,) non-negative; for the experts whose ``fit`` takes it and for the gate.
-            groups: (n,) whose row it is, for the splitter and for the gate's standard error.
+            groups: (n,) whose row it is, for the splitter, the experts whose ``fit`` takes them, and the standard error
+                of the gate's gain.
 
         Raises:
             ValueError: as :meth:`MixtureOfExpertsRegressor.fit`, or one class only.
@@ -185,6 +192,8 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
         """
         y, self.classes_, encoded = check_labels(self, X, y)
         level = self.fit_gate(X, y, encoded, sample_weight, groups, "predict_proba")
+        scores = np.einsum("ijc,ij->ic", log_probabilities(level.Z), self.gate_(level.features))
+        self.intercept_ = balancing_intercept(scores, level.y, level.weights)
         self.risks_ = np.average(row_log_losses(level.Z, level.y), axis=0, weights=level.weights)
         return self
 
@@ -192,7 +201,7 @@ class MixtureOfExpertsClassifier(ClassifierMixin, GatedCommittee):
         """Return (n, classes) probabilities, in the order of ``classes_``."""
         check_is_fitted(self)
         weights = self.weights(X)
-        return mixed(self.ask(X, weights), weights)
+        return mixed(self.ask(X, weights), weights, self.zero_, self.intercept_)
 
     def predict(self, X: Any) -> ndarray:
         """Return the (n,) most probable labels."""

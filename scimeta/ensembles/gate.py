@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scimeta.ensembles.blend import learn_blend, row_log_losses, row_losses
 from scimeta.ensembles.ranks import Ranks, feature_ranks, ranked
-from scimeta.ensembles.weights import log_probabilities
+from scimeta.ensembles.weights import log_pool, log_probabilities, zero_means
 
 PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 _FLOOR = 0.05  # share of equal weights in the start, so that an expert of fixed weight 0 can be called upon
@@ -94,18 +94,19 @@ class Gate:
         return _top(_scores(self.parameters, inputs, _start(self.fixed)), self.top_k).softmax(dim=1).numpy()
 
 
-def mixed(Z: ndarray, weights: ndarray) -> ndarray:
+def mixed(Z: ndarray, weights: ndarray, zero: ndarray | None = None, intercept: float | ndarray = 0.0) -> ndarray:
     """Return what experts say together when every row has its own weights (n, experts).
 
-    That is (n,) means of values (n, experts), or softmax(sum_j w_j log p_j), (n, classes), of trimmed probabilities
-    (n, experts, classes): the scales on which :func:`~scimeta.ensembles.blend.learn_blend` adds with fixed weights.
+    That is (n,) means of values (n, experts), or softmax(intercept + sum_j w_j log p_j), (n, classes), of probabilities
+    (n, experts, classes): the scales on which :func:`~scimeta.ensembles.blend.learn_blend` adds with fixed weights. An
+    expert's 0 counts there as ``zero``, (experts,), or :func:`~scimeta.ensembles.weights.zero_means` of Z.
 
     >>> mixed(np.array([[1.0, 3.0], [1.0, 3.0]]), np.array([[1.0, 0.0], [0.5, 0.5]]))
     array([1., 2.])
     """
     if Z.ndim == 2:
         return (weights * Z).sum(axis=1)
-    return _together(torch.from_numpy(log_probabilities(Z)), torch.from_numpy(weights)).exp().numpy()
+    return log_pool(Z, weights, zero_means(Z) if zero is None else zero, intercept)
 
 
 def losses(level: Level, gate: Gate) -> ndarray:

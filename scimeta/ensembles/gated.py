@@ -19,7 +19,7 @@ from scimeta.ensembles.cross_fit import CrossFit
 from scimeta.ensembles.gate import Level, Settings
 from scimeta.ensembles.gate_choice import KINDS, choose_gate
 from scimeta.ensembles.level_one import numbered
-from scimeta.ensembles.weights import check_sample_weight
+from scimeta.ensembles.weights import check_sample_weight, zero_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,9 @@ class GatedCommittee(Committee):
         else:
             Z, _, weights, folds = self.cross_fit_candidates(X, y, sample_weight, groups, method)
         held = self.cross_fit_.held
+        if Z.ndim == 3:
+            self.zero_ = zero_means(Z, np.count_nonzero(weights))
+            Z = np.where(Z > 0, Z, self.zero_[:, None])
         level = Level(features[held], Z, encoded[held], weights, self.held_groups(groups))
         folds = _dealt(level.groups, seed) if len(np.unique(folds)) < 2 else folds
         settings = Settings(self.hidden, self.top_k, self.balance)

@@ -1,4 +1,4 @@
-"""Is a stack honest? Targets of which nothing can be known, and subjects on both sides of a fold."""
+"""Is a stack honest? Targets of which nothing can be known, subjects and copies of rows on both sides of a fold."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 from numpy import ndarray
 from sklearn.base import clone, is_classifier
 from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, KFold, check_cv
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_array, column_or_1d, has_fit_parameter, indexable
 
-from scimeta.ensembles.canary import fingerprints, memory, noise, permuted
+from scimeta.ensembles.canary import memory, noise, permuted
+from scimeta.ensembles.copies import beyond_chance, columns_of, row_numbers
 from scimeta.ensembles.cross_fit import check_nestable, split
 from scimeta.ensembles.diagnosis import HONEST, StackDiagnosis
 from scimeta.ensembles.level_one import numbered
@@ -38,8 +40,11 @@ def diagnose_stack(
     constant on new rows; one that judges candidates by rows, or subjects, they were trained on trusts the memory and
     costs twice that. *Permuted target*: the stack's own candidates and a constant, with the targets dealt out anew
     among subjects. *Own target*: the risk that the stack claims by its own out-of-fold predictions, against the one on
-    new subjects. *Straddling*: subjects on both sides of an inner fold. Risks on noise are held against 0.97 and 1.04,
-    all give or take two standard errors. Costs (repeats + 2) * folds fits of the stack.
+    new subjects. *Straddling*: subjects on both sides of an inner fold. *Copies*: rows there of the same X and target,
+    but for rounding, if they are more than chance makes in such a table; the outer folds and the noise then take all
+    copies of a row as one subject. Risks on noise are held against 0.97 and 1.04, all give or take two standard errors.
+    Costs (repeats + 2) * folds fits of the stack. Columns made with y, order in time and what candidates fitted before
+    have seen cannot be told from these data: no finding is no proof.
 
     Args:
         stack: an unfitted estimator with parameters ``estimators`` and ``cv``, such as
@@ -72,29 +77,64 @@ def diagnose_stack(
     y = column_or_1d(check_array(y, ensure_2d=False, dtype=None if classify else "numeric", input_name="y"))
     if (y == y[0]).all():
         raise ValueError(f"diagnose_stack: y is {y[0]} in all rows, so there is nothing that a stack could claim")
-    subject = np.arange(len(y)) if groups is None else numbered(groups, "groups")[1]
+    columns, target = columns_of(X), columns_of(y[:, None])[:, 0]
+    rows = row_numbers(np.column_stack([columns, target]))
+    copied = beyond_chance(X, y, classify)
+    one_each = rows if copied else np.arange(len(y))
+    subject = one_each if groups is None else numbered(groups, "groups")[1]
     if folds < 2 or repeats < 1 or subject.max() + 1 < folds:
         what = f"folds={folds} and repeats={repeats} for {subject.max() + 1} subjects"
         raise ValueError(f"diagnose_stack: needs two folds, one repeat and a subject a fold, or more; got {what}")
-    straddling, twice = _straddling(stack, X, y, groups)
+    splits = _inner_folds(stack, X, y, groups)
+    copies, repeated = _torn(rows, splits), _torn(row_numbers(columns), splits)
     rng = np.random.default_rng(0) if rng is None else rng
     constant = ("constant guess", DummyClassifier() if classify else DummyRegressor())
     watched = clone(stack).set_params(estimators=[*stack.estimators, constant])
     canary = clone(stack).set_params(estimators=[*stack.estimators, constant, ("leak canary", memory(classify))])
     runs = [("noise", canary, noise(y, subject, classify, rng)) for _ in range(repeats)]
     runs += [("permuted", watched, permuted(y, subject, rng)), ("own", stack, y)]
-    outer = _outer_folds(subject, groups is not None, folds, rng)
+    outer = _outer_folds(subject, groups is not None or copied, folds, rng)
     found: dict[str, list[tuple[float, float, float]]] = {}
     for name, model, target in runs:
         found.setdefault(name, []).append(_risk(model, X, target, groups, subject, outer))
     risks, errors, claimed = np.array([_mean(found[name]) for name in found]).T
     problems = _problems(tuple(found), risks, errors, claimed)
+    twice, number = int(_torn(np.arange(len(y)), splits).sum()), len(y)
     if twice:
         problems += (f"{twice} rows are held out by an inner fold that trains on them",)
-    if straddling and groups is not None:
-        problems += (f"{straddling} subjects are on both sides of an inner fold; give groups to fit, or cv=GroupKFold",)
-    count = int(subject.max()) + 1
-    return StackDiagnosis(tuple(found), risks, errors, claimed, straddling, count, groups is not None, problems)
+    straddling = int(repeated.sum())
+    if groups is not None:
+        straddling, number = len(np.unique(subject[_torn(subject, splits)])), int(subject.max()) + 1
+        if straddling:
+            problems += (
+                f"{straddling} subjects are on both sides of an inner fold; give groups to fit, or cv=GroupKFold",
+            )
+    several = int(copies.sum())
+    if several and copied:
+        problems += (
+            f"{several} of {len(y)} rows have a copy, target and all, on the other side of an inner fold, more than "
+            "chance makes; leave copies out, or give all copies of a row one number in groups",
+        )
+    notes = _notes(stack, several if not copied else 0, int((repeated & ~copies).sum()), len(y))
+    judged = tuple(found), risks, errors, claimed
+    return StackDiagnosis(*judged, straddling, number, groups is not None, problems, several, notes)
+
+
+def _notes(stack: Any, by_chance: int, repeated: int, n: int) -> tuple[str, ...]:
+    """Return what is no problem in itself, in words."""
+    notes = []
+    if by_chance:
+        notes.append(f"{by_chance} of {n} rows have a copy on the other side of an inner fold; chance may make as many")
+    if repeated:
+        notes.append(
+            f"{repeated} of {n} rows have the X of one on the other side, with another target; if new rows will be of "
+            "new subjects or settings, give these as groups"
+        )
+    for name, candidate in stack.estimators:
+        parts = candidate.get_params().values() if hasattr(candidate, "get_params") else ()
+        if any(isinstance(part, FrozenEstimator) for part in (candidate, *parts)):
+            notes.append(f"candidate {name!r} was fitted before; whether on these rows cannot be seen from here")
+    return tuple(notes)
 
 
 def _check_stack(stack: Any) -> None:
@@ -181,20 +221,20 @@ def _takes_groups(stack: Any, groups: Any) -> bool:
     return groups is not None and has_fit_parameter(stack, "groups")
 
 
-def _straddling(stack: Any, X: Any, y: ndarray, groups: Any) -> tuple[int, int]:
-    """Return how many subjects, or rows with an exact copy, have rows on both sides of an inner fold; how many rows."""
+def _inner_folds(stack: Any, X: Any, y: ndarray, groups: Any) -> list[tuple[ndarray, ndarray]]:
+    """Return the (train, test) rows of the folds that the stack would make of all rows."""
     passed = groups if _takes_groups(stack, groups) else None
-    whole_number = stack.cv is None or isinstance(stack.cv, (int, np.integer))
-    if passed is not None and whole_number:
-        splits, _ = split(X, y, cv=stack.cv, groups=passed, classify=is_classifier(stack))
-    else:
-        splitter = check_cv(5 if stack.cv is None else stack.cv, y, classifier=is_classifier(stack))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The groups parameter is ignored")
-            splits = list(splitter.split(X, y, passed))
-    whose = np.unique(fingerprints(X) if groups is None else groups, return_inverse=True)[1]
-    torn, twice = np.zeros(whose.max() + 1, dtype=bool), np.zeros(len(y), dtype=bool)
+    if passed is not None and (stack.cv is None or isinstance(stack.cv, (int, np.integer))):
+        return list(split(X, y, cv=stack.cv, groups=passed, classify=is_classifier(stack))[0])
+    splitter = check_cv(5 if stack.cv is None else stack.cv, y, classifier=is_classifier(stack))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The groups parameter is ignored")
+        return list(splitter.split(X, y, passed))
+
+
+def _torn(whose: ndarray, splits: list[tuple[ndarray, ndarray]]) -> ndarray:
+    """Return (n,) whether there are rows of the same number on both sides of a fold."""
+    torn = np.zeros(whose.max() + 1, dtype=bool)
     for train, test in splits:
         torn[np.intersect1d(whose[train], whose[test])] = True
-        twice[np.intersect1d(train, test)] = True
-    return int(torn.sum() if groups is not None else torn[whose].sum()), int(twice.sum())
+    return torn[whose]

@@ -126,7 +126,8 @@ def cv_report(
 
     In every outer fold the whole learner is fitted on the other rows, its own folds inside them. "discrete" is the
     candidate of the least inner risk there, so that its choice is paid for. The loss is the squared error, for
-    classifiers minus the log of the true class's probability, trimmed to [0.001, 0.999].
+    classifiers minus the log of the true class's probability; one of exactly 0 counts as 1 / (2 n) of the n rows that
+    were learned from.
 
     Args:
         learner: such as :class:`~scimeta.ensembles.super_learner.SuperLearnerRegressor`; cloned, never changed.
@@ -198,7 +199,8 @@ def _fold(
         known = np.searchsorted(model.classes_, y[test])
         if not np.isin(y[test], model.classes_).all():
             raise ValueError("an outer fold holds out a class that is not among the other rows; use fewer folds")
-        losses[:, 0], losses[:, of] = row_log_losses(model.predict_proba(held), known), row_log_losses(Z, known)
+        losses[:, 0] = row_log_losses(model.predict_proba(held), known, len(train))
+        losses[:, of] = row_log_losses(Z, known, len(train))
     else:
         losses[:, 0], losses[:, of] = row_losses(model.predict(held), y[test]), row_losses(Z, y[test])
     losses[:, 1] = losses[:, of[best]]

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 
 from scimeta.ensembles.blend import Blend
 from scimeta.ensembles.level_one import check_groups, check_matrix, check_target
-from scimeta.ensembles.weights import log_probabilities, softmax
+from scimeta.ensembles.weights import log_probabilities, softmax, zero_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,7 +167,7 @@ def _least_worst(Z: ndarray, y: ndarray, groups: Sequence, names: tuple[str, ...
         robust = blend.weights
     else:
         intercept = np.append(0.0, robust[Z.shape[1] :])
-        blend = Blend("least worst risk", robust[: Z.shape[1]], intercept, scale="logit")
+        blend = Blend("least worst risk", robust[: Z.shape[1]], intercept, scale="logit", zero=zero_means(Z))
     return RobustBlend(blend, names, found, rows, risks(robust)[0], risks(pooled)[0], converged)
 
 

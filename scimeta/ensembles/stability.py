@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
+from scipy.special import log_softmax
 from scipy.stats import chi2
 
 from scimeta.ensembles.level_one import check_groups, check_matrix, check_target
@@ -128,6 +129,7 @@ def slope_stability(
     y = check_target(y, Z)
     places, where = check_groups(environments, len(Z), "environments", _LEAST_ROWS)
     fit = _line if Z.ndim == 2 else _logistic
+    Z = Z if Z.ndim == 2 else log_probabilities(Z)
     shape = (Z.shape[1], len(places))
     slopes, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     for j, e in np.ndindex(shape):
@@ -158,9 +160,8 @@ def _line(z: ndarray, y: ndarray) -> tuple[float, float]:
     return slope, max(np.sqrt(meat) / (z @ z), 1e-12 * (abs(slope) + np.finfo(float).tiny))
 
 
-def _logistic(P: ndarray, y: ndarray) -> tuple[float, float]:
-    """Return slope and standard error of softmax(a + b log p), P (n, classes), by Newton's method."""
-    L = log_probabilities(P)
+def _logistic(L: ndarray, y: ndarray) -> tuple[float, float]:
+    """Return slope and standard error of softmax(a + b log p), L = log p (n, classes), by Newton's method."""
     L = L - L.mean(axis=1, keepdims=True)
     size = L.std(axis=0).max()
     n, classes = L.shape
@@ -169,7 +170,7 @@ def _logistic(P: ndarray, y: ndarray) -> tuple[float, float]:
     hot, u = np.eye(classes)[y], np.eye(classes)[0] * size
 
     def loss(u: ndarray) -> float:
-        return -np.log(softmax(np.einsum("ijc,j->ic", x, u))[np.arange(n), y] + 1e-300).sum() + u @ u / (2 * _WIDTH**2)
+        return u @ u / (2 * _WIDTH**2) - log_softmax(np.einsum("ijc,j->ic", x, u), axis=1)[np.arange(n), y].sum()
 
     for _ in range(100):
         q = softmax(np.einsum("ijc,j->ic", x, u))

@@ -31,8 +31,8 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
             weights are blown up), "simplex" (non-negative, sum 1), "affine" (any sign, with an intercept, near the
             simplex where rows are few), or a function of (Z, y, sample_weight) that returns (candidates,) non-negative
             weights.
-        cv: number of folds (5 if None; whole groups if groups are given), splitter, or iterable of (train, test).
-            With time-ordered folds the rows that none holds out take no part in learning the weights.
+        cv: number of folds (5 if None, fewer of fewer groups; whole groups if groups are given), splitter, or iterable
+            of (train, test). With time-ordered folds the rows that none holds out take no part in learning the weights.
         n_jobs: of joblib; ``joblib.parallel_config`` chooses the engine ("loky", "threading", "dask", "ray").
         verbose: of joblib.
 
@@ -75,7 +75,8 @@ class SuperLearnerRegressor(RegressorMixin, Committee):
             X: n rows, of any kind that the candidates read.
             y: (n,) finite numbers.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
-            groups: (n,) whose row it is, for the splitter: a new subject is predicted by models that never saw it; and
+            groups: (n,) whose row it is, for the splitter: a new subject is predicted by models that never saw it; for
+                the candidates whose ``fit`` takes them, such as a committee or a search with ``cv=GroupKFold()``; and
                 for the standard error that "auto" goes by. Inside a pipeline or a search, with metadata
                 routing on, ask for them by ``set_fit_request(groups=True)``.
 
@@ -105,12 +106,15 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
     """Combined probabilities of candidates, with weights learned on rows that the candidates had not seen.
 
     A candidate is anything with ``fit`` and ``predict_proba``; wrap others in
-    :class:`sklearn.calibration.CalibratedClassifierCV`.
+    :class:`sklearn.calibration.CalibratedClassifierCV`. Probabilities are combined as they are, however small: rare
+    events keep their prevalence and their order. Only a probability of exactly 0, where another candidate says more,
+    counts as 1 / (2 n) on the logit scale, of n rows.
 
     Args:
         estimators, cv, n_jobs, verbose: as for :class:`SuperLearnerRegressor`; a number of folds keeps the classes in
             proportion.
-        weights: "auto" ("cc_nloglik", unless affine wins by more than one paired standard error of the log-loss),
+        weights: "auto" ("cc_nloglik" with intercepts by which as many rows of each class are expected as there were,
+            unless affine wins by more than one paired standard error of the log-loss),
             "discrete" (least log-loss), "nnls" and "simplex" (least squares on probabilities), "nnloglik" and
             "cc_nloglik" (greatest likelihood on the logit scale, non-negative or on the simplex), "affine" (logit
             scale, any sign, with intercepts), or a function of (Z, y, sample_weight), Z (n, candidates, classes) and y
@@ -119,8 +123,8 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
 
     Attributes:
         classes_: (classes,) sorted labels.
-        intercept_: 0, or (classes,) if affine.
-        risks_: (candidates,) cross-validated log-loss of probabilities trimmed to [0.001, 0.999].
+        intercept_: 0, or (classes,) on the logit scale if auto or affine.
+        risks_: (candidates,) cross-validated log-loss; a probability of exactly 0 counts as 1 / (2 n).
         weights_, blend_ and others: as for :class:`SuperLearnerRegressor`.
 
     Reference: van der Laan, Polley, Hubbard, Super Learner, Stat. Appl. Genet. Mol. Biol. 6, 25 (2007).
@@ -155,8 +159,7 @@ class SuperLearnerClassifier(ClassifierMixin, Committee):
             X: n rows, of any kind that the candidates read.
             y: (n,) labels of at least two classes.
             sample_weight: (n,) non-negative; for the candidates whose ``fit`` takes it and for the weights.
-            groups: (n,) whose row it is, for the splitter and for the standard error that "auto" goes by. Inside a
-                pipeline or a search, with metadata routing on, ask for them by ``set_fit_request(groups=True)``.
+            groups: (n,) whose row it is, as of :meth:`SuperLearnerRegressor.fit`.
 
         Raises:
             ValueError: as :meth:`SuperLearnerRegressor.fit`, or one class only.

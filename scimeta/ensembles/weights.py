@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy import ndarray
 from scipy.optimize import nnls
+from scipy.special import log_softmax
 
-TRIM = 1e-3  # probabilities are kept between this and one minus this before their logarithm is taken
 SPREAD = 0.2  # of affine weights around the simplex's before the rows are seen
 _LEAST = 1e-4  # smaller weights on the simplex are set to zero
 _NEWTON_STEPS = 200
@@ -102,7 +102,7 @@ def log_likelihood_weights(
     The committee says softmax(sum_j w_j L[:, j]); with two classes that is the logistic of sum_j w_j logit p_j.
 
     Args:
-        L: (n, candidates, classes) logarithms of trimmed probabilities, as from :func:`log_probabilities`.
+        L: (n, candidates, classes) logarithms of probabilities, finite, as from :func:`log_probabilities`.
         y: (n,) number of the true class.
         sample_weight: (n,) non-negative; equal if None.
         convex: True for weights on the simplex (``method.CC_nloglik`` of R's SuperLearner), False for non-negative
@@ -142,9 +142,73 @@ def affine_log_weights(
     return both[:candidates], both[candidates:]
 
 
-def log_probabilities(P: ndarray) -> ndarray:
-    """Return the logarithms of probabilities, trimmed to [0.001, 0.999] first."""
-    return np.log(np.clip(P, TRIM, 1 - TRIM))
+def zero_means(P: ndarray, rows: int | None = None) -> ndarray:
+    """Return what a probability of exactly 0 stands for, (candidates,): 1 / (2 n), or less.
+
+    None of n rows is evidence for a chance of about 1 / (2 n), not for an infinite logit, which would silence all other
+    candidates; less, where the candidate says anything smaller that is not 0. Probabilities above 0 are never touched.
+
+    Args:
+        P: (n, candidates, classes) probabilities.
+        rows: that were learned from; those of P if None.
+
+    Reference: Krichevsky and Trofimov, IEEE Trans. Inf. Theory 27, 199 (1981), who count half a row for the unseen.
+
+    >>> zero_means(np.array([[[0.0, 1.0], [0.001, 0.999]], [[1.0, 0.0], [0.5, 0.5]]]))
+    array([0.25 , 0.001])
+    """
+    return np.where(P > 0, P, 1.0).min(axis=(0, 2), initial=1 / (2 * max(rows or len(P), 1)))
+
+
+def log_probabilities(P: ndarray, zero: ndarray | None = None) -> ndarray:
+    """Return finite logarithms of (n, candidates, classes); a 0 counts as ``zero``, (candidates,), or zero_means(P)."""
+    zero = zero_means(P) if zero is None else zero
+    return np.log(np.where(P > 0, P, zero[:, None]))
+
+
+def log_pool(P: ndarray, weights: ndarray, zero: ndarray, intercept: float | ndarray = 0.0) -> ndarray:
+    """Return softmax(intercept + sum_j w_j log p_j), (n, classes): what candidates say together on the logit scale.
+
+    Args:
+        P: (n, candidates, classes); of a candidate of weight 0 any numbers.
+        weights: (candidates,), or (n, candidates) for weights of each row's own.
+        zero: (candidates,) what a candidate's 0 counts as where another one says more. Where all that have a weight
+            say 0, so do they together: a lone candidate's probabilities are its own.
+        intercept: (classes,) or one number.
+
+    >>> log_pool(np.array([[[0.0, 1.0], [0.0, 1.0]]]), np.array([0.5, 0.5]), np.array([0.1, 0.1]))
+    array([[0., 1.]])
+    """
+    weights = np.broadcast_to(weights, P.shape[:2])
+    scores = np.einsum("ijc,ij->ic", log_probabilities(P, zero), weights) + intercept
+    voices = weights != 0
+    never = voices.any(axis=1)[:, None] & ~((P > 0) & voices[..., None]).any(axis=1)
+    return softmax(np.where(never, -np.inf, scores))
+
+
+def balancing_intercept(scores: ndarray, y: ndarray, w: ndarray) -> ndarray:
+    """Return (classes,) that are added to logits (n, classes) so that as many of each class are expected as were seen.
+
+    The mode of the posterior of softmax(c + scores) with c around 0 by 1; the likelihood's score equation in c is
+    sum_i w_i p_ic = sum_i w_i [y_i = c]. Candidates that are right on average are not when their logits are averaged.
+
+    Args:
+        scores: (n, classes).
+        y: (n,) number of the true class.
+        w: (n,) non-negative.
+
+    >>> balancing_intercept(np.zeros((4000, 2)), np.arange(4000) % 4 // 3, np.ones(4000)).round(2)
+    array([ 0.55, -0.55])
+    """
+    hot, c = np.eye(scores.shape[1])[y], np.zeros(scores.shape[1])
+    for _ in range(_NEWTON_STEPS):
+        p = softmax(scores + c)
+        hessian = np.diag(w @ p + 1.0) - (p * w[:, None]).T @ p
+        step = np.clip(np.linalg.solve(hessian, w @ (p - hot) + c), -1.0, 1.0)
+        c = c - step
+        if np.abs(step).max() < 1e-10:
+            break
+    return c
 
 
 def softmax(scores: ndarray) -> ndarray:
@@ -196,8 +260,7 @@ def _newton(
     penalty = np.full(len(start), penalty)
 
     def loss(u: ndarray) -> float:
-        p = softmax(np.einsum("ijc,j->ic", L, u))
-        return 0.5 * penalty @ (u - start) ** 2 - w @ (hot * np.log(p + 1e-300)).sum(1)
+        return 0.5 * penalty @ (u - start) ** 2 - w @ (hot * log_softmax(np.einsum("ijc,j->ic", L, u), axis=1)).sum(1)
 
     u, now = start, loss(start)
     for _ in range(_NEWTON_STEPS):

@@ -157,7 +157,8 @@ def test_where_experts_have_no_regions_it_is_the_super_learner():
 
 def test_classifier_without_gate_is_the_super_learner():
     ours = classifier(gate="fixed", cv=SHUFFLED).fit(X, LABELS)
-    theirs = SuperLearnerClassifier(ours.estimators, "cc_nloglik", cv=SHUFFLED).fit(X, LABELS)
+    theirs = SuperLearnerClassifier(ours.estimators, cv=SHUFFLED).fit(X, LABELS)
+    assert theirs.blend_.method == "cc_nloglik"
     assert ours.predict_proba(NEW) == pytest.approx(theirs.predict_proba(NEW))
 
 

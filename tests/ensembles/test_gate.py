@@ -207,9 +207,11 @@ def test_choice_prints_what_was_tried():
     assert "linear" in str(choice)
 
 
-def test_log_probabilities_of_a_sure_expert_stay_finite():
+def test_a_sure_expert_alone_is_sure_and_with_another_is_not():
     sure = softmax(np.array([[[800.0, 0.0], [0.0, 0.0]]]))
-    assert np.isfinite(np.log(mixed(sure, np.array([[1.0, 0.0]])))).all()
+    np.testing.assert_array_equal(mixed(sure, np.array([[1.0, 0.0]])), [[1.0, 0.0]])
+    both = mixed(sure, np.array([[0.5, 0.5]]), np.array([1e-4, 1e-4]))
+    assert both[0, 1] / both[0, 0] == pytest.approx(1e-2)
 
 
 def test_constant_target_and_constant_features_are_no_trouble():

@@ -15,11 +15,13 @@ from scipy.sparse import csr_matrix
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import StackingClassifier, StackingRegressor
 from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
 from sklearn.model_selection import GroupKFold, KFold
 from sklearn.naive_bayes import BernoulliNB
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 
 from scimeta.ensembles.canary import fingerprints, memory, permuted
 from scimeta.ensembles.guards import HONEST, diagnose_stack
@@ -116,7 +118,8 @@ def test_texts_and_their_copies_are_seen():
     reader = make_pipeline(CountVectorizer(binary=True), BernoulliNB())
     found = diagnose_stack(SuperLearnerClassifier([("Bayes", reader)]), texts, y, repeats=1)
     assert (found.straddling, found.subjects) == (2, 100)
-    assert "rows with an exact copy on both sides of a fold: 2 of 100" in str(found)
+    assert "rows of the same X on both sides of a fold: 2 of 100" in str(found)
+    assert found.notes == ("2 of 100 rows have a copy on the other side of an inner fold; chance may make as many",)
     assert found.risks[2] < 0.8
     assert found.honest, str(found)
 
@@ -149,10 +152,67 @@ def test_it_tabulates_and_plots():
     X, y = unrelated(6)
     found = diagnose_stack(SuperLearnerRegressor(CANDIDATES[:1]), X, y, repeats=1)
     assert list(found.to_frame().index) == ["noise", "permuted", "own"]
-    assert str(found).endswith("no leak found")
+    assert "nothing found by these checks: the stack on noise" in str(found)
+    assert "not to be seen from here: columns made with y or chosen by it, order in time" in str(found)
+    assert "no leak" not in str(found)
     ax = found.plot()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["noise", "permuted", "own"]
     matplotlib.pyplot.close(ax.figure)
+
+
+def test_copies_across_folds_are_a_problem_and_the_risk_is_that_on_rows_without():
+    """Half of the rows are copies of the other half, and nothing can be known of y."""
+    rng = np.random.default_rng(1)
+    X, y, mix = rng.standard_normal((150, 4)), rng.standard_normal(150), rng.permutation(300)
+    stack = SuperLearnerRegressor(CANDIDATES, cv=KFold(5, shuffle=True, random_state=0))
+    X2, y2 = np.vstack([X, X])[mix], np.append(y, y)[mix]
+    found = diagnose_stack(stack, X2, y2, repeats=1)
+    assert found.copies == found.straddling > 200 and found.subjects == 300
+    assert f"{found.copies} of 300 rows have a copy, target and all" in found.problems[-1]
+    assert found.claimed[2] < 0.5
+    new = rng.standard_normal((2000, 4)), rng.standard_normal(2000)
+    real = np.mean((stack.fit(X2, y2).predict(new[0]) - new[1]) ** 2)
+    np.testing.assert_allclose(found.risks[2], real, rtol=0.15)
+    together = np.tile(np.arange(150), 2)[mix]
+    whole = diagnose_stack(SuperLearnerRegressor(CANDIDATES), X2, y2, together, repeats=2)
+    assert whole.honest and whole.copies == 0, str(whole)
+
+
+def test_copies_under_the_names_of_other_subjects_are_a_problem():
+    X, y, who = subjects(0)
+    X, y, who = np.vstack([X, X]), np.append(y, y), np.append(who, 1000 + who)
+    mixed = np.random.default_rng(0).permutation(1079)[who]
+    found = diagnose_stack(SuperLearnerRegressor(CANDIDATES[:2]), X, y, mixed, repeats=1)
+    assert found.straddling == 0 < found.copies
+    assert "rows have a copy, target and all" in found.problems[-1]
+
+
+def test_a_coarse_table_repeats_itself_and_that_is_no_problem():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({name: rng.choice(list("abc"), 300) for name in ("colour", "shape", "size")})
+    y = (table.colour == "a").to_numpy() ^ (rng.random(300) < 0.2)
+    encode = make_pipeline(OneHotEncoder(), LogisticRegression())
+    found = diagnose_stack(SuperLearnerClassifier([("logistic", encode)]), table, y, repeats=2)
+    assert found.copies > 250
+    assert found.honest, str(found)
+    assert "chance may make as many" in found.notes[0]
+
+
+def test_the_same_rows_with_other_targets_are_noted():
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.standard_normal((50, 3)), 3, axis=0)
+    cv = KFold(5, shuffle=True, random_state=0)
+    found = diagnose_stack(SuperLearnerRegressor(CANDIDATES[:2], cv=cv), X, rng.standard_normal(150), repeats=1)
+    assert found.copies == 0 < found.straddling
+    assert f"{found.straddling} of 150 rows have the X of one on the other side, with another target" in found.notes[0]
+    assert not any("copy" in problem for problem in found.problems)
+
+
+def test_a_candidate_that_was_fitted_before_is_named():
+    X, y = unrelated(0)
+    frozen = make_pipeline(FrozenEstimator(Ridge().fit(X[:20], y[:20])))
+    found = diagnose_stack(SuperLearnerRegressor([*CANDIDATES[:2], ("frozen", frozen)]), X, y, repeats=1)
+    assert found.notes == ("candidate 'frozen' was fitted before; whether on these rows cannot be seen from here",)
 
 
 def test_a_column_is_a_target_and_a_constant_is_none():

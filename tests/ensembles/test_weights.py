@@ -11,12 +11,15 @@ from scimeta.ensembles.blend import Blend, few_folds, learn_blend, row_log_losse
 from scimeta.ensembles.weights import (
     affine_log_weights,
     affine_weights,
+    balancing_intercept,
     best_single,
     log_likelihood_weights,
+    log_pool,
     log_probabilities,
     nnls_weights,
     simplex_weights,
     softmax,
+    zero_means,
 )
 
 VALUES = (best_single, nnls_weights, simplex_weights)
@@ -134,9 +137,8 @@ def test_likelihood_weights_are_the_optimum_of_a_general_solver(classes, convex)
 def test_affine_weights_on_the_logit_scale_are_logistic_regression():
     P, y, w = probabilities(2)
     logits = np.log(P[..., 1] / P[..., 0])
-    inside = np.abs(logits).max(1) < 6.9  # rows that trimming leaves as they are
-    weights, intercepts = affine_log_weights(log_probabilities(P[inside]), y[inside], w[inside], spread=1e3)
-    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logits[inside], y[inside], w[inside])
+    weights, intercepts = affine_log_weights(log_probabilities(P), y, w, spread=1e3)
+    reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logits, y, w)
     np.testing.assert_allclose(weights, reference.coef_[0], atol=0.01)  # intercepts are held near 0
     assert intercepts[1] - intercepts[0] == pytest.approx(reference.intercept_[0], abs=0.01)
 
@@ -148,6 +150,62 @@ def test_likelihood_weights_of_candidates_that_mislead_choose_the_least_wrong(cl
     wrong = np.eye(classes)[(y + 1) % classes]
     P = np.stack([share * wrong + (1 - share) / classes for share in (0.9, 0.5, 0.7)], axis=1)
     np.testing.assert_array_equal(log_likelihood_weights(log_probabilities(P), y, convex=False), [0, 1, 0])
+
+
+@pytest.mark.parametrize("convex", [True, False])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_likelihood_weights_are_the_optimum_where_a_candidate_is_wrongly_sure(classes, convex):
+    """Naive Bayes says 1e-200 of what is true now and then."""
+    P, y, w = probabilities(classes)
+    L = np.log(P)
+    L[:, 3] = 100 * L[:, 3]
+    L[:, 3] -= np.log(np.exp(L[:, 3] - L[:, 3].max(1, keepdims=True)).sum(1, keepdims=True)) + L[:, 3].max(
+        1, keepdims=True
+    )
+    assert L.min() < -500
+    w = np.maximum(w, 0.1)
+    u = log_likelihood_weights(L, y, w, convex=convex)
+
+    def loss(u):
+        scores = np.einsum("ijc,j->ic", L, u)
+        return w @ (np.log(np.exp(scores - scores.max(1)[:, None]).sum(1)) + scores.max(1) - scores[np.arange(300), y])
+
+    equal = [{"type": "eq", "fun": lambda u: u.sum() - 1}] if convex else []
+    found = minimize(loss, np.full(4, 0.25), method="SLSQP", bounds=[(0, None)] * 4, constraints=equal, tol=1e-12).x
+    np.testing.assert_allclose(u, found / found.sum(), atol=1e-3)
+
+
+def test_a_zero_counts_as_half_a_row_or_as_less_where_the_candidate_says_less():
+    P = np.array([[[0.0, 1.0], [1e-30, 1.0]], [[0.4, 0.6], [0.0, 1.0]]])
+    np.testing.assert_array_equal(zero_means(P), [0.25, 1e-30])
+    np.testing.assert_array_equal(zero_means(P, 1000), [0.0005, 1e-30])
+    np.testing.assert_allclose(log_probabilities(P, zero_means(P))[:, :, 0], np.log([[0.25, 1e-30], [0.4, 1e-30]]))
+
+
+def test_small_probabilities_are_combined_as_they_are():
+    small = np.array([[1e-9, 1 - 1e-9], [1e-5, 1 - 1e-5]])
+    both = log_pool(small[None], np.array([0.5, 0.5]), np.full(2, 1e-3))
+    assert both[0, 0] == pytest.approx(1e-7, rel=1e-4)
+    np.testing.assert_allclose(log_pool(small[:, None], np.ones(1), np.full(1, 1e-3)), small, rtol=1e-12)
+
+
+def test_zeros_of_all_that_have_a_say_stay_zeros_and_those_of_some_do_not():
+    P = np.array([[[0.0, 0.5, 0.5], [0.0, 0.0, 1.0], [0.3, 0.3, 0.4]]])
+    zero = np.full(3, 1e-4)
+    two = log_pool(P, np.array([0.5, 0.5, 0.0]), zero)[0]
+    assert two[0] == 0 and two.sum() == pytest.approx(1)
+    assert two[1] / two[2] == pytest.approx(np.sqrt(1e-4))
+    np.testing.assert_allclose(log_pool(P, np.array([0.0, 1.0, 0.0]), zero), P[:, 1])
+    assert (log_pool(P, np.full(3, 1 / 3), zero) > 0).all()
+    np.testing.assert_allclose(log_pool(P, np.array([[0.0, 1.0, 0.0]]), zero), P[:, 1])
+    np.testing.assert_allclose(log_pool(P, np.zeros(3), zero), 1 / 3)
+
+
+def test_intercepts_make_as_many_expected_as_were_seen():
+    P, y, w = probabilities(3, n=3000)
+    scores = np.log(P[:, 3]) + np.array([2.0, 0.0, -3.0])
+    expected = w @ softmax(scores + balancing_intercept(scores, y, w))
+    np.testing.assert_allclose(expected, w @ np.eye(3)[y], rtol=0.01)
 
 
 def test_separable_classes_give_finite_weights():
