@@ -179,7 +179,10 @@ def _grids(times: ndarray | Sequence[ndarray] | None, specimens: int) -> tuple[n
 
 
 def _population(
-    specimens: int, mean: Sequence[float], covariance: Sequence[Sequence[float]], rng: np.random.Generator
+    specimens: int,
+    mean: Sequence[float] | ndarray,
+    covariance: Sequence[Sequence[float]] | ndarray,
+    rng: np.random.Generator,
 ) -> ndarray:
     """Return (specimens, 2) draws of (ln k, n), drawn again where n is too small."""
     mean, covariance = np.asarray(mean, dtype=float), np.asarray(covariance, dtype=float)

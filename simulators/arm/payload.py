@@ -82,7 +82,7 @@ def about_com(phi: ndarray) -> tuple[float, ndarray, ndarray]:
     return float(phi[0]), com, inertia - phi[0] * (com @ com * np.eye(3) - np.outer(com, com))
 
 
-def box(mass: float, com: Sequence[float], edges: Sequence[float]) -> Payload:
+def box(mass: float, com: Sequence[float] | ndarray, edges: Sequence[float] | ndarray) -> Payload:
     """Return a solid box whose edges, m, lie along the axes of the tip's frame.
 
     >>> box(12.0, (0, 0, 0.1), (0.1, 0.2, 0.3)).inertia.diagonal().round(3).tolist()

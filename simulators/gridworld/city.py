@@ -77,7 +77,7 @@ class City:
             raise ValueError(f"Unknown place {name!r} of city {self.name!r}; its places are {known}")
         return self.places[name].copy()
 
-    def with_places(self, places: Mapping[str, Sequence[int] | int]) -> City:
+    def with_places(self, places: Mapping[str, Sequence[int] | ndarray | int]) -> City:
         """Return the same city with other places: name -> state or states.
 
         >>> read_city("...").with_places({"park": 2}).place("park")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -19,6 +20,11 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
     return torch.randn(*shape, generator=seeded(seed), dtype=F64).to(dtype)
+
+
+def seeds(always: int, slowly: int) -> list[Any]:
+    """Return the seeds of a fuzzer: the first in every run, the others, up to ``slowly``, in the slow one."""
+    return [*range(always), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(always, slowly))]
 
 
 def close(found: Any, expected: Any, tolerance: float = 1e-12) -> None:

@@ -187,8 +187,8 @@ def killed(python: Callable[..., str], how: str, folder: Path, kills: list[str])
     ("how", "kills"),
     [
         ("adam", "draw,1 draw,2 half,1 before,1 after,1 draw,12 half,3 before,2 after,3 draw,16"),
-        ("momentum", "draw,7 half,2 draw,12 after,2 before,3"),
-        ("global", "draw,2 half,1 draw,9 after,4 draw,16"),
+        pytest.param("momentum", "draw,7 half,2 draw,12 after,2 before,3", marks=pytest.mark.slow),
+        pytest.param("global", "draw,2 half,1 draw,9 after,4 draw,16", marks=pytest.mark.slow),
     ],
     ids=["adam", "momentum", "global"],
 )

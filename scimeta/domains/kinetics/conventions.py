@@ -177,7 +177,7 @@ def _printed(frame: pd.DataFrame, column: str) -> tuple[ndarray, ndarray]:
             number = Decimal("NaN")
         if not (number.is_finite() and number > 0):
             raise ValueError(f"column {column!r}, row {row} (the first is 0): {text!r} is no positive number")
-        values[row], halves[row] = float(number), 0.5 * 10.0 ** number.as_tuple().exponent
+        values[row], halves[row] = float(number), 0.5 * 10.0 ** int(number.as_tuple().exponent)
     return values, halves
 
 

@@ -98,7 +98,7 @@ def crystallinity(
     (12.53, 0.5)
     """
     time, flow = _trace(time, heat_flow)
-    stop = time[-1] if stop is None else float(stop)
+    stop = float(time[-1] if stop is None else stop)
     start = _last_minimum(time, flow, stop) if start is None else float(start)
     if not time[0] <= start < stop <= time[-1]:
         raise ValueError(f"the range from {start:g} to {stop:g} must rise and lie in the trace's, {time[0]:g} to "

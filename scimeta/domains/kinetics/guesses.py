@@ -156,7 +156,7 @@ def _line(u: ndarray, v: ndarray, weight: ndarray) -> tuple[float, float]:
     middle, level = weight @ u, weight @ v
     spread = weight @ (u - middle) ** 2
     slope = weight @ ((u - middle) * (v - level)) / spread if spread > 1e-24 * (1.0 + middle**2) else np.nan
-    return slope, middle - level / slope if slope != 0.0 else np.nan
+    return float(slope), float(middle - level / slope) if slope != 0.0 else np.nan
 
 
 def _power_guess(time: ndarray, fraction: ndarray, transform: Transform, steepness: Transform) -> dict[str, float]:

@@ -105,7 +105,9 @@ def test_the_same_seed_learns_the_same(iiwa, prior, past, robot):
     assert all(torch.equal(one.meta.init[name], two.meta.init[name]) for name in one.meta.init)
 
 
-@pytest.mark.parametrize("stop", [55, 115])  # in the first and in the second half, each past a checkpoint
+@pytest.mark.parametrize(
+    "stop", [55, pytest.param(115, marks=pytest.mark.slow)]
+)  # in the first and in the second half, each past a checkpoint
 def test_a_killed_training_goes_on_to_the_same_weigher(iiwa, prior, past, robot, movement, tmp_path, monkeypatch, stop):
     log, mass, _ = past(robot, 30, 14, movement)
 
