@@ -1,17 +1,17 @@
 """Learn from many past experiments how to calibrate the next one from a handful of points."""
 
-from scimeta import datasets
-from scimeta.calibration import laws
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.classical import LeastSquares
+from scimeta import datasets, laws
 from scimeta.calibration.compare import Comparison, compare
-from scimeta.calibration.curves import Curve, Curves
-from scimeta.calibration.empirical_bayes import learn_prior
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.data.curves import Curve, Curves
+from scimeta.calibration.data.tables import read_curves
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.fits.calibration import Calibration, Calibrations
+from scimeta.calibration.fits.calibrator import Calibrator
+from scimeta.calibration.fits.least_squares import LeastSquares
 from scimeta.calibration.intervals import Band, Estimate
-from scimeta.calibration.law import Axis, Law, Parameter
-from scimeta.calibration.prior import Prior
-from scimeta.calibration.result import Calibration, Calibrations
-from scimeta.calibration.tables import read_curves
+from scimeta.calibration.laws.law import Law, Parameter
+from scimeta.calibration.learning.learn_prior import learn_prior
 from scimeta.core.check import check_meta_gradient
 from scimeta.core.checkpoint import load_meta
 from scimeta.core.inner_loop import adapt, gauss_newton

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from scimeta import datasets
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.curves import Curves
-from scimeta.calibration.delimited import read_delimited
-from scimeta.calibration.design import best_candidates, candidate_scores
-from scimeta.calibration.empirical_bayes import learn_prior
-from scimeta.calibration.law import Law
-from scimeta.calibration.prior import Prior, read_prior_file
-from scimeta.calibration.tables import read_curves
-from scimeta.calibration.units import is_share
+from scimeta.calibration.data.curves import Curves
+from scimeta.calibration.data.delimited import read_delimited
+from scimeta.calibration.data.tables import read_curves
+from scimeta.calibration.data.units import is_share
+from scimeta.calibration.family.prior import Prior, read_prior_file
+from scimeta.calibration.fits.calibrator import Calibrator
+from scimeta.calibration.fits.next_measurement import best_candidates, candidate_scores
+from scimeta.calibration.laws.law import Law
+from scimeta.calibration.learning.learn_prior import learn_prior
 from scimeta.commands import arm, city
 from scimeta.commands.outputs import check_outputs, picture, write
 from scimeta.domains import kinetics

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from scimeta.calibration.curves import Curves
-from scimeta.calibration.tables import read_curves
+from scimeta.calibration.data.curves import Curves
+from scimeta.calibration.data.tables import read_curves
 
 _HERE = Path(__file__).resolve().parent
 _FOLDERS = (_HERE / "data", _HERE.parent / "data")  # in an installed package, in a checkout

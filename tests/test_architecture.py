@@ -19,13 +19,23 @@ TABLE = {
     "scimeta.core.trained": {"scimeta.core", "torch", "pandas"},
     "scimeta.core.checkpoint": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
     "scimeta.models": {"torch"},
-    "scimeta.calibration": {"scimeta.core", "scimeta.files", "torch", "numpy", "scipy", "pandas", "pint", "tqdm"},
+    "scimeta.calibration": {
+        "scimeta.core",
+        "scimeta.files",
+        "scimeta.plots",
+        "torch",
+        "numpy",
+        "scipy",
+        "pandas",
+        "pint",
+        "tqdm",
+    },
     # Reports are tables.
     "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib", "pandas"},
     # A calibrated law as a scikit-learn estimator.
     "scimeta.calibration.regressor": {"scimeta.calibration", "numpy", "torch", "sklearn", "pandas"},
     # Draws of fits for those who have ArviZ.
-    "scimeta.calibration.export": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
+    "scimeta.calibration.fits.export": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
     "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     # robot.yaml beside a user's recordings.
@@ -45,6 +55,8 @@ TABLE = {
     "scimeta.optim": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
     "scimeta.analytic": {"torch"},
     "scimeta.files": set(),
+    "scimeta.plots": set(),
+    "scimeta.laws": {"scimeta.calibration"},
     "scimeta.datasets": {"scimeta.calibration"},
     "scimeta": {"scimeta"},
     "scimeta.cli": {"scimeta", "numpy", "pandas", "simulators"},

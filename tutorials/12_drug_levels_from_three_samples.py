@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from scimeta import Calibrator, Curve, LeastSquares, Prior, datasets, learn_prior
-from scimeta.calibration.laws import ONE_COMPARTMENT, in_units
+from scimeta.calibration.laws.ready import ONE_COMPARTMENT, in_units
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
 PATIENTS = 2 if SMOKE else 12  # who play the new patient

@@ -122,8 +122,8 @@ figure.savefig(folder / "1_rate_and_temperature.png", dpi=150)
 #
 # ## An alloy that has not been measured
 #
-# A fit without points is what the past and the conditions say. One early point then does most of the rest: this far from
-# the past the temperature adds little to it, since how n depends on the temperature is open, too.
+# A fit without points is what the past and the conditions say. One early point then does most of the rest: this far
+# from the past the temperature adds little to it, since how n depends on the temperature is open, too.
 
 # %%
 calibrator = Calibrator(JMAK, prior)

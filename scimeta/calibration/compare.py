@@ -12,12 +12,12 @@ from numpy import ndarray
 from scipy import stats
 from tqdm import tqdm
 
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.curves import Curve, Curves, shortened
-from scimeta.calibration.empirical_bayes import learn_prior
+from scimeta.calibration.data.curves import Curve, Curves, shortened
+from scimeta.calibration.fits.calibration import Calibrations
+from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.intervals import probability
-from scimeta.calibration.law import Law
-from scimeta.calibration.result import Calibrations
+from scimeta.calibration.laws.law import Law
+from scimeta.calibration.learning.learn_prior import learn_prior
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +164,7 @@ def compare(
         curves: the family. The noise of a later measurement is the prior's, also where it brought its sigma.
         seen: points of every specimen that are shown.
         folds: as many groups of specimens are left out in turn; each specimen alone if there are no more of them.
-        conditions: as in :func:`~scimeta.calibration.empirical_bayes.learn_prior`.
+        conditions: as in :func:`learn_prior`.
         level: of the interval score and the coverage.
 
     Raises:
@@ -176,7 +176,7 @@ def compare(
     Earth Syst. Sci. 11, 1267 (2007).
 
     >>> import torch
-    >>> from scimeta.calibration.law import Parameter
+    >>> from scimeta.calibration.laws.law import Parameter
     >>> laws = [Law("line", lambda t, a: a - 0.4 * t, {"a": Parameter()}),
     ...         Law("decay", lambda t, a: torch.exp(-a * t), {"a": Parameter("1/s", "positive")})]
     >>> rng, times = np.random.default_rng(0), np.linspace(0.2, 2.0, 6)

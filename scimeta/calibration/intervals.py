@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
-from scimeta.calibration.importance import lattice
-from scimeta.calibration.law import Law
+from scimeta.calibration.laws.law import Law
 
 
 @dataclass(frozen=True)
@@ -119,21 +118,6 @@ def weighted_quantiles(values: Tensor, weights: Tensor, levels: Sequence[float])
         below, above = ordered.gather(-1, right - 1), ordered.gather(-1, right)
         result.append((below + share * (above - below))[..., 0])
     return result
-
-
-def multivariate_t(count: int, dimension: int, dof: float) -> np.ndarray:
-    """Return (count, dimension) equally weighted multivariate t, uncorrelated to rounding; normal at dof inf."""
-    cube = lattice(count, dimension + 1)
-    radius = np.ones(count) if np.isinf(dof) else stats.chi2.ppf(cube[:, -1], dof) / dof
-    nodes = special.ndtri(cube[:, :-1]) / np.sqrt(radius)[:, None]
-    covariance = nodes.T @ nodes / count
-    white = np.linalg.solve(np.linalg.cholesky(covariance), nodes.T).T
-    return white * np.sqrt(np.trace(covariance) / dimension)
-
-
-def normal_nodes(count: int) -> Tensor:
-    """Return (count,) standard normal quantiles in an order that is unrelated to the nodes' own."""
-    return torch.from_numpy(special.ndtri(((np.arange(count) + 0.5) * 0.6180339887498949) % 1.0))
 
 
 def probability(level: float) -> float:

@@ -10,7 +10,7 @@ from calibration_problems import PAST_TIMES, SMOKE, Asked, Row, at_most, family
 from numpy import ndarray
 
 from scimeta import Calibrator, Curve, learn_prior
-from scimeta.calibration.result import Calibrations
+from scimeta.calibration.fits.calibration import Calibrations
 from scimeta.domains.kinetics import JMAK
 from simulators.kinetics import alloy_family, fraction
 

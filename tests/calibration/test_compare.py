@@ -10,8 +10,8 @@ import torch
 from scipy import integrate, stats
 
 from scimeta.calibration.compare import Comparison, compare, crps
-from scimeta.calibration.curves import Curve
-from scimeta.calibration.law import Law, Parameter
+from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.laws.law import Law, Parameter
 
 TIMES = np.linspace(0.2, 3.0, 9)
 RATE = {"rate": Parameter("1/s", "positive")}

@@ -9,10 +9,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import KFold, cross_val_score
 
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.classical import LeastSquares
-from scimeta.calibration.law import Axis, Law, Parameter
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.fits.calibrator import Calibrator
+from scimeta.calibration.fits.least_squares import LeastSquares
+from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.regressor import LawRegressor
 
 DECAY = Law(

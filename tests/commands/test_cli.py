@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from scimeta import datasets
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.cli import LAWS, main
 from scimeta.domains import kinetics
 from tests.commands import mistakes

@@ -13,8 +13,9 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from scimeta.calibration.law import Axis, Law, Parameter
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.laws.law import Law, Parameter
 
 
 def reward_law(features: ndarray, names: Sequence[str] | None = None) -> Law:
