@@ -109,7 +109,7 @@ def outside_lines(prior: Prior, curves: Sequence[Curve], *, only_warned: bool = 
     for these in found.values():
         farthest, name = max(these, key=lambda pair: pair[0].away)
         others = [other for _, other in these if other != name]
-        lines.append(f"{name}: {farthest}" + (f"; outside are also {shortened(others)}" if others else ""))
+        lines.append(f"{name}: {farthest}" + (f"; also outside: {shortened(others)}" if others else ""))
     return lines
 
 

@@ -165,7 +165,7 @@ class TestSaid:
             fits = Calibrator(RATE, prior).fit_many(curves)
         (line,) = {str(one.message) for one in said}
         assert line.startswith("C: T = 60 degC lies outside")
-        assert line.endswith("outside are also B, D")
+        assert line.endswith("also outside: B, D")
         assert line in str(fits)
 
     def test_a_little_outside_is_in_the_report_alone(self, prior):
