@@ -30,7 +30,7 @@ class LawRegressor(RegressorMixin, BaseEstimator):
     >>> import torch
     >>> from scimeta.calibration.laws.law import Parameter
     >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
-    >>> prior = Prior(decay, [[0.0]], [[0.25]], noise=0.05)
+    >>> prior = Prior.by_hand(decay, [[0.0]], [[0.25]], noise=0.05)
     >>> LawRegressor(decay, prior).fit([[0.5], [1.0]], [0.62, 0.35]).predict([[0.0], [2.0]]).round(1)
     array([1. , 0.1])
     """

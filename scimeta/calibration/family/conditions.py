@@ -13,9 +13,10 @@ from torch import Tensor
 
 from scimeta.calibration.data.units import GAS_CONSTANT, conversion, find_named, split_unit
 from scimeta.calibration.intervals import Estimate, probability
+from scimeta.calibration.laws.law import Law
 
 if TYPE_CHECKING:
-    from scimeta.calibration.family.prior import Prior
+    import pandas as pd
 
 
 class _Form(NamedTuple):
@@ -101,42 +102,44 @@ def condition_text(name: str, value: float) -> str:
     return f"{base} = {np.exp(value):.4g}" if form is _FORMS[1] else f"{name} = {value:.4g}"
 
 
-def activation_energy(prior: Prior, parameter: str, level: float = 0.9) -> Estimate:
-    """Return the activation energy of a rate whose logarithm the prior has linear in 1/T, E = -R d ln k / d(1/T).
+def activation_energy(
+    law: Law, parameter: str, slopes: pd.DataFrame, errors: np.ndarray | None, dof: int, level: float = 0.9
+) -> Estimate:
+    """Return the activation energy of a rate whose logarithm is linear in 1/T, E = -R d ln k / d(1/T).
 
     The interval is Student's t over the specimens: the population's mean at each temperature is known only as well as
     so many specimens tell. What the temperature does beside the straight line is not in it.
 
     Args:
-        prior: learned with the condition "1/T", the temperature under a name with a unit.
+        law: of the parameter.
         parameter: positive (its logarithm is what moves), not shared. Of a time or a viscosity, which fall as it gets
             hotter, the energy comes out negative.
+        slopes: change of each unconstrained parameter (columns) per unit of each condition (rows).
+        errors: (conditions, fast), their standard errors; None where they are not known.
+        dof: degrees of freedom of the errors.
         level: probability of the interval.
 
     Raises:
-        ValueError: a parameter without a logarithm or a prior without 1/T; the text says which.
+        ValueError: a parameter without a logarithm or conditions without 1/T; the text says which.
 
     Reference: Laird, Ware, Biometrics 38, 963 (1982), for the standard error.
     """
-    law = prior.law
     if parameter not in law.fast or law.parameters[parameter].support != "positive":
         able = [name for name in law.fast if law.parameters[name].support == "positive"]
         raise ValueError(
             f"an activation energy is of a positive parameter that specimens have of their own; law {law.name} has "
             f"{', '.join(able) or 'none'}, not {parameter!r}"
         )
-    rows = [i for i, name in enumerate(prior.conditions) if _is_temperature(_inverted_unit(name))]
+    rows = [i for i, name in enumerate(slopes.index) if _is_temperature(_inverted_unit(name))]
     if not rows:
         raise ValueError(
-            f"no activation energy without 1/T; the prior was learned with {', '.join(prior.conditions) or 'nothing'}: "
+            f"no activation energy without 1/T; the prior was learned with {', '.join(slopes.index) or 'nothing'}: "
             'call the condition "T [K]" or "T [degC]" and learn with conditions=["1/T"]'
         )
-    column = law.fast.index(parameter)
-    factor = -1e-3 * GAS_CONSTANT / prior.scale[rows[0]]  # to kJ/mol
-    energy = factor * prior.coefficients[1 + rows[0], column]
-    reason = "" if prior.coefficient_errors is not None else "the prior keeps no standard errors; learn it again"
-    error = abs(factor) * (np.nan if reason else prior.coefficient_errors[1 + rows[0], column])
-    dof = max(len(prior.past) - len(prior.coefficients), 1)
+    place, factor = (rows[0], law.fast.index(parameter)), -1e-3 * GAS_CONSTANT  # to kJ/mol
+    energy = factor * slopes.iloc[place]
+    reason = "" if errors is not None else "the prior keeps no standard errors; learn it again"
+    error = np.nan if errors is None else abs(factor) * errors[place]
     reach = special.stdtrit(dof, 0.5 + 0.5 * probability(level)) * error
     ends = float(energy), float(energy - reach), float(energy + reach)
     return Estimate(f"activation energy of {parameter}", *ends, level, "kJ/mol", float(error), 1.0, reason)

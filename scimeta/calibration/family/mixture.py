@@ -1,4 +1,4 @@
-"""Gaussians over the parameters of specimens, one or several kinds of them."""
+"""Gaussians over the parameters of specimens, one component or several."""
 
 from __future__ import annotations
 
@@ -7,23 +7,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-
-
-class Mode(NamedTuple):
-    """One kind of specimens in a population of several.
-
-    Attributes:
-        share: of the specimens, 0 to 1.
-        coefficients: (1 + conditions, fast), as in :class:`Prior`.
-        covariance: (fast, fast).
-        coefficient_covariance: (1 + conditions, fast, 1 + conditions, fast), of the estimated coefficients; None where
-            it is not known.
-    """
-
-    share: float
-    coefficients: np.ndarray
-    covariance: np.ndarray
-    coefficient_covariance: np.ndarray | None = None
 
 
 class Gaussian(NamedTuple):
@@ -39,12 +22,13 @@ class Gaussian(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """A population of several kinds: sum over modes of share x Gaussian.
+    """A population of several components: sum over components of share x Gaussian.
 
     Attributes:
-        log_shares: (modes,).
-        means: (specimens, modes, fast), unconstrained.
-        covariances: (modes, fast, fast) for all specimens, or (specimens, modes, fast, fast), positive definite.
+        log_shares: (components,).
+        means: (specimens, components, fast), unconstrained.
+        covariances: (components, fast, fast) for all specimens, or (specimens, components, fast, fast); positive
+            definite.
 
     >>> one = Mixture.of(Gaussian(torch.zeros(1, 1), torch.eye(1)))
     >>> one.log_density(torch.zeros(1, 1, 1)).exp()  # at one node
@@ -67,19 +51,29 @@ class Mixture(NamedTuple):
         own = self.covariances if self.covariances.ndim == 3 else self.covariances[rows]
         return Mixture(self.log_shares, self.means[rows], own)
 
-    def mode(self, which: int) -> Gaussian:
-        """Return the Gaussian of one kind."""
+    def component(self, which: int) -> Gaussian:
+        """Return the Gaussian of one component."""
         return Gaussian(self.means[:, which], self.covariances[..., which, :, :])
+
+    def gaussian(self) -> Gaussian:
+        """Return the one Gaussian with the mixture's mean and covariance."""
+        if len(self.log_shares) == 1:
+            return self.component(0)
+        shares = self.log_shares.exp()
+        mean = (shares[:, None] * self.means).sum(1)
+        apart = self.means - mean[:, None]
+        covariances = self.covariances + apart[..., None] * apart[..., None, :]
+        return Gaussian(mean, (shares[:, None, None] * covariances).sum(1))
 
     def variance(self) -> Tensor:
         """Return (specimens, fast): variances of the whole population."""
         shares = self.log_shares.exp()
         middle = (shares[:, None] * self.means).sum(1, keepdim=True)
-        within = self.covariances.diagonal(dim1=-2, dim2=-1)  # (..., modes, fast)
+        within = self.covariances.diagonal(dim1=-2, dim2=-1)  # (..., components, fast)
         return (shares[:, None] * (within + (self.means - middle) ** 2)).sum(1)
 
     def log_parts(self, nodes: Tensor) -> Tensor:
-        """Return (modes, specimens, nodes): log(share x density) of every kind at nodes (specimens, nodes, fast)."""
+        """Return (components, specimens, nodes): log(share x density) at nodes (specimens, nodes, fast)."""
         factors, parts = torch.linalg.cholesky(self.covariances), []
         constant = 0.5 * nodes.shape[-1] * np.log(2 * np.pi)
         for k, factor in enumerate(factors.unbind(-3)):
@@ -94,7 +88,7 @@ class Mixture(NamedTuple):
         return parts[0] if len(parts) == 1 else parts.logsumexp(0)
 
     def memberships(self, nodes: Tensor) -> Tensor:
-        """Return (modes, specimens, nodes): probability of each kind at nodes (specimens, nodes, fast)."""
+        """Return (components, specimens, nodes): probability of each component at nodes (specimens, nodes, fast)."""
         return torch.softmax(self.log_parts(nodes), 0)
 
 
@@ -111,13 +105,22 @@ def widening(count: float, regressors: int, fast: int) -> float:
 
 
 def tails(count: float, regressors: int, fast: int) -> float:
-    """Return dof / (dof - 2), the variance of a standard Student t, with dof = count - regressors - fast + 1.
+    """Return dof / (dof - 2), the variance of a standard Student t, with :func:`degrees_of_freedom`.
 
-    It is how much wider a population must be taken whose covariance was learned from so many members; dof is taken as
-    at least 3.
+    It is how much wider a population must be taken whose covariance was learned from so many members.
     """
-    dof = max(count - regressors - fast + 1, 3)
+    dof = degrees_of_freedom(count, regressors, fast)
     return dof / (dof - 2.0)
+
+
+def degrees_of_freedom(count: float, regressors: int, fast: int) -> float:
+    """Return those of the Student t that a new member of a Gaussian sample of so many follows, at least 3.
+
+    The covariance of ``fast`` parameters around ``regressors`` coefficients leaves count - regressors - fast + 1.
+
+    Reference: Geisser, Predictive Inference, Chapman & Hall 1993, section 9.
+    """
+    return max(count - regressors - fast + 1.0, 3.0)
 
 
 def is_covariance(matrix: np.ndarray) -> bool:

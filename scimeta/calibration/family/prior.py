@@ -1,11 +1,10 @@
-"""What past specimens say of the next one's parameters: a population, its noise, and how it depends on conditions."""
+"""What past specimens say of the next one: a family, and where it comes from."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +12,15 @@ import numpy as np
 import torch
 
 from scimeta.calibration.family import prior_report
-from scimeta.calibration.family.conditions import activation_energy, condition_value
+from scimeta.calibration.family.conditions import activation_energy
 from scimeta.calibration.family.discrepancy import Discrepancy
-from scimeta.calibration.family.misfit import Misfit
-from scimeta.calibration.family.mixture import Gaussian, Mixture, Mode, is_covariance, positive_definite, tails
+from scimeta.calibration.family.family import Component, Family, check_family
+from scimeta.calibration.family.mixture import Gaussian, Mixture, degrees_of_freedom, is_covariance, tails
 from scimeta.calibration.family.outliers import Outliers
-from scimeta.calibration.family.prior_file import prior_content, prior_fields, read_prior_file
-from scimeta.calibration.fits.export import numpyro_text, pymc_text
+from scimeta.calibration.family.prior_file import prior_content, prior_parts, read_prior_file
+from scimeta.calibration.family.probabilistic import numpyro_text, pymc_text
+from scimeta.calibration.family.provenance import NO_COVARIATES, Covariates, Learned
+from scimeta.calibration.family.ranges import Reach
 from scimeta.calibration.intervals import Estimate
 from scimeta.calibration.laws.law import Law
 from scimeta.files import write_atomically
@@ -28,186 +29,171 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-
-__all__ = ["Mode", "Prior", "read_prior_file"]
+__all__ = ["Component", "Prior", "read_prior_file"]
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """A Gaussian population of unconstrained parameters, theta ~ N(B' z, C), and the noise of a measurement.
+    """A family of specimens with its provenance: what is expected of the next one.
 
-    z = (1, (condition - centre) / scale). Made by :func:`learn_prior`, or by hand from published values.
+    Made by :func:`learn_prior`, read by :meth:`load`, or by hand from published values by :meth:`by_hand`.
 
     Attributes:
-        law: the law whose parameters these are.
-        coefficients: (1 + conditions, fast): the mean at the centre, then its change per scale of each condition.
-        covariance: (fast, fast), of specimens around their mean; unconstrained.
-        noise: standard deviation of one measurement around the law (and its misfit), in the unit of y.
-        conditions: names of the conditions that move the mean.
-        centre, scale: (conditions,).
-        shared: name -> (value, standard error), unconstrained: parameters that are one value for the family.
-        past: specimen -> (fast,) posterior means of the specimens that it was learned from, moved to the conditions'
-            centre.
-        x_range: smallest and largest x among them.
-        converged: True if the learning reached its fixed point.
-        misfit: what the law gets wrong in the same way in every specimen; None if nothing of the kind was found.
-        wander: the part of the noise that is no scatter but a smooth departure of each specimen from the law, as a
-            standard deviation; it widens the bands of a curve.
-        modes: the kinds of specimens that the population consists of, if there are several; coefficients and
-            covariance are then those of all specimens together.
-        outliers: which part of the measurements is wrong and how far off; None if none is. The noise is that of the
-            others.
-        coefficient_errors: (1 + conditions, fast) standard errors of the coefficients; None where they are not known;
-            taken from their covariance where that is given.
-        discrepancy: what the law misses along x, in all specimens and in each; None if nothing of the kind was found.
-            It and outliers exclude each other.
-        objective: what the means were learned for: "likelihood" or "predictive".
-        coefficient_covariance: (1 + conditions, fast, 1 + conditions, fast) of the estimated coefficients; None where
-            it is not known.
-        ranges: name -> (smallest, largest) of every condition among the past specimens; empty where not known.
+        family: the population of parameters, and what lies between curves and measurements.
+        covariates: the conditions that move its means.
+        learned: the past that it was learned from; None of a prior set by hand.
 
     Raises:
         ValueError: shapes that do not fit the law, a covariance that is not positive definite, a noise that is not
             positive.
     """
 
-    law: Law
-    coefficients: np.ndarray
-    covariance: np.ndarray
-    noise: float
-    conditions: tuple[str, ...] = ()
-    centre: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    scale: np.ndarray = field(default_factory=lambda: np.ones(0))
-    shared: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    past: Mapping[str, np.ndarray] = field(default_factory=dict)
-    x_range: tuple[float, float] = (0.0, 1.0)
-    converged: bool = True
-    misfit: Misfit | None = None
-    wander: float = 0.0
-    modes: tuple[Mode, ...] = ()
-    outliers: Outliers | None = None
-    coefficient_errors: np.ndarray | None = None
-    discrepancy: Discrepancy | None = None
-    objective: str = "likelihood"
-    coefficient_covariance: np.ndarray | None = None
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    family: Family
+    covariates: Covariates = NO_COVARIATES
+    learned: Learned | None = None
 
     def __post_init__(self) -> None:
-        fast, known = len(self.law.fast), len(self.conditions)
-        shapes = {"coefficients": (1 + known, fast), "covariance": (fast, fast), "centre": (known,), "scale": (known,)}
-        for name, shape in shapes.items():
-            value = np.asarray(getattr(self, name), dtype=float)
-            object.__setattr__(self, name, value)
-            if value.shape != shape:
-                raise ValueError(f"prior of law {self.law.name}: {name} has shape {value.shape}; expected {shape}")
+        where, covariates = f"prior of law {self.law.name}", self.covariates
+        centre, scale = (np.asarray(part, dtype=float) for part in (covariates.centre, covariates.scale))
+        object.__setattr__(self, "covariates", covariates._replace(centre=centre, scale=scale))
+        for name, value in (("centre", centre), ("scale", scale)):
+            if value.shape != (len(covariates.names),):
+                raise ValueError(f"{where}: {name} has shape {value.shape}; expected {(len(covariates.names),)}")
             if not np.isfinite(value).all():
-                raise ValueError(f"prior of law {self.law.name}: {name} is not finite")
-        if not positive_definite(self.covariance):
-            raise ValueError(f"prior of law {self.law.name}: the covariance is not positive definite")
-        if not (np.isfinite(self.noise) and self.noise > 0):
-            raise ValueError(f"prior of law {self.law.name}: noise must be positive; got {self.noise}")
-        if (self.scale <= 0).any() or not self.x_range[0] <= self.x_range[1]:
-            raise ValueError(f"prior of law {self.law.name}: a scale is not positive, or the x range runs backwards")
-        for name, row in self.past.items():
-            if np.shape(row) != (fast,) or not np.isfinite(row).all():
-                raise ValueError(f"prior of law {self.law.name}: past specimen {name!r} needs {fast} finite values")
-        if not 0.0 <= self.wander <= self.noise:
-            raise ValueError(
-                f"prior of law {self.law.name}: wander must lie between 0 and the noise; got {self.wander}"
-            )
-        errors = self.coefficient_errors
-        if errors is not None and (np.shape(errors) != self.coefficients.shape or not (np.asarray(errors) >= 0).all()):
-            raise ValueError(
-                f"prior of law {self.law.name}: coefficient_errors must be {self.coefficients.shape}, not negative"
-            )
-        self._check_coefficients()
-        self._check_modes()
-        self._check_outliers()
-        missing = set(self.law.names) - set(self.law.fast) - set(self.shared)
-        if missing:
-            raise ValueError(f"prior of law {self.law.name}: no value for the shared {', '.join(sorted(missing))}")
-
-    def _check_coefficients(self) -> None:
-        """Raise ValueError unless the coefficients' covariance and the ranges make sense; takes the errors from it."""
-        own, size = self.coefficient_covariance, self.coefficients.size
-        if own is not None:
-            own = np.asarray(own, dtype=float)
-            if own.shape != 2 * self.coefficients.shape or not is_covariance(own.reshape(size, size)):
-                raise ValueError(
-                    f"prior of law {self.law.name}: coefficient_covariance must be a covariance of shape "
-                    f"{2 * self.coefficients.shape}"
-                )
-            object.__setattr__(self, "coefficient_covariance", own)
-            errors = np.sqrt(np.diag(own.reshape(size, size)).clip(min=0.0)).reshape(self.coefficients.shape)
-            object.__setattr__(self, "coefficient_errors", errors)
-        for name, ends in self.ranges.items():
+                raise ValueError(f"{where}: {name} is not finite")
+        check_family(self.family, len(covariates.names))
+        if (scale <= 0).any() or not self.x_range[0] <= self.x_range[1]:
+            raise ValueError(f"{where}: a scale is not positive, or the x range runs backwards")
+        for name, ends in covariates.ranges.items():
             if len(ends) != 2 or not np.isfinite(ends).all() or not ends[0] <= ends[1]:
-                raise ValueError(f"prior of law {self.law.name}: the range of {name!r} is {ends}; give (least, most)")
+                raise ValueError(f"{where}: the range of {name!r} is {ends}; give (least, most)")
+        if self.learned is not None:
+            self._check_learned(where, self.learned)
 
-    def _check_outliers(self) -> None:
-        """Raise ValueError unless the outliers' numbers make sense and stand alone."""
-        if self.outliers is None:
-            return
-        share, shift, spread = self.outliers
-        if not (0.0 < share < 1.0 and 0.0 <= shift < np.inf and 0.0 < spread < np.inf):
-            raise ValueError(
-                f"prior of law {self.law.name}: outliers need a share between 0 and 1, a shift of 0 or more and a "
-                f"positive spread; got {self.outliers}"
-            )
-        if self.discrepancy is not None:
-            raise ValueError(f"prior of law {self.law.name}: outliers and a discrepancy exclude each other; drop one")
+    def _check_learned(self, where: str, learned: Learned) -> None:
+        """Raise ValueError unless past specimens and the coefficients' covariances have the family's shapes."""
+        count, fast = len(self.family.weights), len(self.law.fast)
+        for name, row in learned.specimens.items():
+            if np.shape(row) != (fast,) or not np.isfinite(row).all():
+                raise ValueError(f"{where}: past specimen {name!r} needs {fast} finite values")
+        if learned.coefficient_covariances is not None:
+            own = np.asarray(learned.coefficient_covariances, dtype=float)
+            object.__setattr__(self, "learned", learned._replace(coefficient_covariances=own))
+            size = fast * (1 + len(self.covariates.names))
+            expected = (count, *2 * tuple(self.family.coefficients.shape[1:]))
+            if own.shape != expected or not all(is_covariance(one.reshape(size, size)) for one in own):
+                raise ValueError(f"{where}: coefficient_covariances must be covariances of shape {expected}")
 
-    def _check_modes(self) -> None:
-        """Raise ValueError unless the modes have the population's shapes and share all of it."""
-        modes = tuple(
-            Mode(float(m[0]), *(None if part is None else np.asarray(part, dtype=float) for part in m[1:]))
-            for m in self.modes
-        )
-        object.__setattr__(self, "modes", modes)
-        for i, (share, coefficients, covariance, own) in enumerate(modes):
-            name = f"prior of law {self.law.name}: mode {i + 1}"
-            if coefficients.shape != self.coefficients.shape or covariance.shape != self.covariance.shape:
-                raise ValueError(
-                    f"{name} has coefficients {coefficients.shape} and covariance {covariance.shape}; expected "
-                    f"{self.coefficients.shape} and {self.covariance.shape}"
-                )
-            if not (0.0 < share < 1.0 and np.isfinite(coefficients).all()):
-                raise ValueError(f"{name} needs finite coefficients and a share between 0 and 1; its share is {share}")
-            if not positive_definite(covariance):
-                raise ValueError(f"{name}: the covariance is not positive definite")
-            if own is not None and own.shape != 2 * self.coefficients.shape:
-                raise ValueError(f"{name}: coefficient_covariance must have shape {2 * self.coefficients.shape}")
-        if modes and abs(sum(mode.share for mode in modes) - 1.0) > 1e-6:
-            raise ValueError(f"prior of law {self.law.name}: the modes' shares do not add up to 1")
+    @staticmethod
+    def by_hand(
+        law: Law,
+        coefficients: np.ndarray,
+        covariance: np.ndarray,
+        noise: float,
+        covariates: Covariates | None = None,
+        *,
+        shared: Mapping[str, tuple[float, float]] | None = None,
+    ) -> Prior:
+        """Return the prior of one Gaussian, theta ~ N(B' z, C), with values set by hand.
 
-    @cached_property
-    def corrected_law(self) -> Law:
-        """The law with the family's misfit added to what it predicts; the law itself if there is none."""
-        return self.law if self.misfit is None else self.misfit.corrected(self.law)
+        Args:
+            law: the law whose parameters these are.
+            coefficients: (1 + conditions, fast): the mean at the centre, then its change per scale of each condition.
+            covariance: (fast, fast), of specimens around their mean; unconstrained.
+            noise: standard deviation of one measurement, in the unit of y.
+            covariates: the conditions that move the mean; none if None.
+            shared: name -> (value, standard error), unconstrained, of parameters that are one value for the family.
 
-    @cached_property
+        >>> from scimeta.calibration.laws.law import Parameter
+        >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
+        >>> Prior.by_hand(decay, [[0.0]], [[0.25]], noise=0.05).sample(2, np.random.default_rng(0)).round(2)
+            tau
+        0  1.06
+        1  0.94
+        """
+        family, shared = Family.gaussian(law, coefficients, covariance, noise), shared or {}
+        values = {name: torch.tensor(value, dtype=torch.float64) for name, (value, _) in shared.items()}
+        family = replace(family, shared=values, shared_errors={name: error for name, (_, error) in shared.items()})
+        return Prior(family, covariates or NO_COVARIATES)
+
+    @property
+    def law(self) -> Law:
+        """The law whose parameters these are."""
+        return self.family.law
+
+    @property
+    def coefficients(self) -> np.ndarray:
+        """(1 + conditions, fast): the mean of all specimens at the centre, then its change per scale."""
+        return self.family.pooled.coefficients
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(fast, fast): of all specimens around their mean, at the conditions' centre; unconstrained."""
+        return self.family.pooled.covariance
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The components of the mixture, one or more."""
+        return self.family.components
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one measurement around the law, in the unit of y."""
+        return self.family.noise
+
+    @property
+    def outliers(self) -> Outliers | None:
+        """Which part of the measurements is wrong and how far off; None if none is."""
+        return self.family.outliers
+
+    @property
+    def shared(self) -> dict[str, tuple[float, float]]:
+        """name -> (value, standard error), unconstrained: parameters that are one value for the family."""
+        return {name: (float(v), self.family.shared_errors[name]) for name, v in self.family.shared.items()}
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions that move the mean."""
+        return self.covariates.names
+
+    @property
+    def past(self) -> Mapping[str, np.ndarray]:
+        """name -> (fast,) posterior mean of each specimen that it was learned from, moved to the conditions' centre."""
+        return {} if self.learned is None else self.learned.specimens
+
+    @property
+    def x_range(self) -> tuple[float, float]:
+        """Smallest and largest x among the past specimens."""
+        return (0.0, 1.0) if self.learned is None else self.learned.x_range
+
+    @property
+    def converged(self) -> bool:
+        """True if the learning reached its fixed point."""
+        return self.learned is None or self.learned.converged
+
+    @property
+    def coefficient_errors(self) -> np.ndarray | None:
+        """(1 + conditions, fast) standard errors of the coefficients; None where they are not known."""
+        if self.learned is None or self.learned.coefficient_covariances is None:
+            return None
+        square = np.einsum("k,krfrf->rf", self.family.weights.numpy() ** 2, self.learned.coefficient_covariances)
+        return np.sqrt(square.clip(min=0.0))
+
+    @property
+    def reach(self) -> Reach:
+        """How far the past reaches in x and conditions."""
+        return Reach(self.law.x, self.covariates, self.learned)
+
+    @property
     def departure(self) -> Discrepancy | None:
         """The discrepancy that is expected of a new specimen: wider than that of the past, which was a sample."""
-        return self.discrepancy and self.discrepancy.predictive(len(self.past))
+        return self.family.discrepancy and self.family.discrepancy.predictive(len(self.past))
 
     @property
     def dof(self) -> float:
-        """Degrees of freedom with which the spread is known, of the least known kind; inf for a prior set by hand."""
-        least = min((mode.share for mode in self.modes), default=1.0) * len(self.past)
-        return max(least - sum(self.coefficients.shape) + 1, 3) if self.past else np.inf
-
-    @property
-    def whole(self) -> Mode:
-        """All specimens together as one kind.
-
-        Where only the errors of the coefficients are known, those of one condition are taken to correlate as the
-        parameters do, and those of different conditions not at all.
-        """
-        own, errors = self.coefficient_covariance, self.coefficient_errors
-        if own is None and errors is not None:
-            share = errors / np.sqrt(np.diag(self.covariance))
-            own = np.einsum("rq,rf,qg,fg->rfqg", np.eye(len(share)), share, share, self.covariance)
-        return Mode(1.0, self.coefficients, self.covariance, own)
+        """Degrees of freedom with which the spread is known, of the least known component; inf if set by hand."""
+        least = float(self.family.weights.min()) * len(self.past)
+        return degrees_of_freedom(least, *self.family.coefficients.shape[1:]) if self.past else np.inf
 
     @property
     def origin(self) -> str:
@@ -221,85 +207,65 @@ class Prior:
         Raises:
             ValueError: a specimen lacks a condition.
         """
-        values = np.empty((len(conditions), len(self.conditions)))
-        for i, given in enumerate(conditions):
-            for j, name in enumerate(self.conditions):
-                who = names[i] if names else f"specimen {i}"
-                try:
-                    value = condition_value(name, given)
-                except ValueError as error:
-                    raise ValueError(f"{who}: {error}") from None
-                if value is None or not np.isfinite(value):
-                    raise ValueError(
-                        f"{who} has no condition {name!r}; the prior needs "
-                        f"{', '.join(self.conditions)}; given are {', '.join(given) or 'none'}"
-                    )
-                values[i, j] = value
-        return np.column_stack([np.ones(len(conditions)), (values - self.centre) / self.scale])
+        return self.covariates.design(conditions, names)
 
     def slopes(self) -> pd.DataFrame:
         """Return the change of each unconstrained parameter per unit of each condition, one row a condition."""
         import pandas as pd
 
-        return pd.DataFrame(self.coefficients[1:] / self.scale[:, None], list(self.conditions), list(self.law.fast))
+        slopes = self.coefficients[1:] / self.covariates.scale[:, None]
+        return pd.DataFrame(slopes, list(self.conditions), list(self.law.fast))
 
     def activation_energy(self, parameter: str, level: float = 0.9) -> Estimate:
         """Return the activation energy of a rate, kJ/mol, of a prior learned with ``conditions=["1/T"]``.
 
         See :func:`activation_energy`.
         """
-        return activation_energy(self, parameter, level)
+        slopes, errors = self.slopes(), self.coefficient_errors
+        errors = None if errors is None else errors[1:] / self.covariates.scale[:, None]
+        dof = max(len(self.past) - len(self.coefficients), 1)
+        return activation_energy(self.law, parameter, slopes, errors, dof, level)
 
     def gaussian(self, design: np.ndarray) -> Gaussian:
-        """Return what is expected of new specimens with this design matrix: (specimens, 1 + conditions).
-
-        Wider than the population, because mean and covariance were learned from so many specimens only: the covariance
-        at the design d is (C + d' V d) dof / (dof - 2), V being that of the estimated coefficients, so that a specimen
-        far from the past is known less, as in every regression; see :func:`tails` for the
-        factor. Nothing is added to a prior set by hand. Of several kinds it is the one Gaussian with mean and
-        covariance of all together. The covariance is one for all specimens where the prior has no conditions.
-        """
-        mean = torch.from_numpy(design @ self.coefficients)
-        return Gaussian(mean, torch.from_numpy(self._expected(self.whole, design)))
-
-    def population(self, design: np.ndarray) -> Mixture:
-        """Return what is expected of new specimens, kind by kind, each widened by what its own specimens leave open.
+        """Return :meth:`population` as the one Gaussian with mean and covariance of all components together.
 
         Args:
             design: (specimens, 1 + conditions), of :meth:`design`.
         """
-        if not self.modes:
-            return Mixture.of(self.gaussian(design))
-        covariances = np.broadcast_arrays(*(self._expected(mode, design) for mode in self.modes))
-        return Mixture(
-            torch.tensor([mode.share for mode in self.modes], dtype=torch.float64).log(),
-            torch.from_numpy(np.stack([design @ mode.coefficients for mode in self.modes], 1)),
-            torch.from_numpy(np.stack(covariances, -3)),
-        )
+        return self.population(design).gaussian()
 
-    def _expected(self, kind: Mode, design: np.ndarray) -> np.ndarray:
-        """Return the covariance expected of new specimens of a kind: (fast, fast), or one for each row of design."""
-        covariance, own = self.spread(kind)
-        rows = design if self.conditions else design[:1]
-        widened = covariance + np.einsum("sr,rfqg,sq->sfg", rows, own, rows)
-        return widened if self.conditions else widened[0]
+    def population(self, design: np.ndarray) -> Mixture:
+        """Return what is expected of new specimens, component by component.
 
-    def spread(self, kind: Mode) -> tuple[np.ndarray, np.ndarray]:
-        """Return C and V of a kind, both times dof / (dof - 2): C + d' V d is expected of specimens with the design d.
+        Wider than the family, because means and covariances were learned from so many specimens only: the covariance
+        at the design d is (C + d' V d) dof / (dof - 2), V being that of the estimated coefficients, so that a specimen
+        far from the past is known less, as in every regression; see :func:`tails` for the factor. Nothing is added to
+        a prior set by hand. The covariances are one for all specimens where the prior has no conditions.
 
-        Where V, (1 + conditions, fast, 1 + conditions, fast), is not known it is that of ordinary regression on
-        unrelated conditions, C / specimens for each coefficient; of a prior set by hand it is zero.
+        Args:
+            design: (specimens, 1 + conditions), of :meth:`design`.
         """
-        count, own = kind.share * len(self.past), kind.coefficient_covariance
-        if own is None:
-            of_each = (1.0 / count if count else 0.0) * np.eye(len(self.coefficients))
-            own = np.einsum("rq,fg->rfqg", of_each, kind.covariance)
-        factor = tails(count, *self.coefficients.shape) if count else 1.0
-        return factor * kind.covariance, factor * own
+        rows, (spread, errors) = torch.from_numpy(np.asarray(design)), map(torch.from_numpy, self.spread())
+        found = self.family.population(rows)
+        own = spread + torch.einsum("sr,krfqg,sq->skfg", rows, errors, rows)
+        return found._replace(covariances=own if self.conditions else own[0])
 
-    def shared_values(self) -> dict[str, torch.Tensor]:
-        """Return name -> unconstrained scalar of the shared parameters."""
-        return {name: torch.tensor(value, dtype=torch.float64) for name, (value, _) in self.shared.items()}
+    def spread(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return C and V of each component, times dof / (dof - 2): C + d' V d is expected of specimens of design d.
+
+        Where V, (components, 1 + conditions, fast, 1 + conditions, fast), is not known it is that of ordinary
+        regression on unrelated conditions, C / specimens for each coefficient; of a prior set by hand it is zero.
+        """
+        spreads, errors = [], []
+        known = None if self.learned is None else self.learned.coefficient_covariances
+        for k, (weight, coefficients, covariance) in enumerate(self.components):
+            count = weight * len(self.past)
+            of_each = (1.0 / count if count else 0.0) * np.eye(len(coefficients))
+            own = np.einsum("rq,fg->rfqg", of_each, covariance) if known is None else known[k]
+            factor = tails(count, *coefficients.shape) if count else 1.0
+            spreads.append(factor * covariance)
+            errors.append(factor * own)
+        return np.stack(spreads), np.stack(errors)
 
     def sample(self, n: int, rng: np.random.Generator, conditions: Mapping[str, float] | None = None) -> pd.DataFrame:
         """Return n new specimens of the population in natural units, one column a parameter.
@@ -311,68 +277,45 @@ class Prior:
         """
         import pandas as pd
 
-        given = dict(zip(self.conditions, self.centre, strict=True)) if conditions is None else conditions
-        design = self.design([given])
-        modes = self.modes or (self.whole,)
-        each = rng.multinomial(n, [mode.share for mode in modes]) if self.modes else [n]
-        parts = [((design @ m.coefficients)[0], m.covariance, k) for m, k in zip(modes, each, strict=True)]
+        design = self.design([self.covariates.middle if conditions is None else conditions])
+        weights = self.family.weights.numpy()
+        each = rng.multinomial(n, weights / weights.sum()) if len(weights) > 1 else [n]
+        parts = [((design @ c.coefficients)[0], c.covariance, k) for c, k in zip(self.components, each, strict=True)]
         drawn = np.concatenate([rng.multivariate_normal(*part) for part in parts])
-        if self.modes:
+        if len(weights) > 1:
             rng.shuffle(drawn)
-        columns = dict(zip(self.law.fast, torch.from_numpy(drawn).unbind(-1), strict=True))
-        columns |= {name: value.expand(n) for name, value in self.shared_values().items()}
-        natural = self.law.constrain({name: columns[name] for name in self.law.names})
+        natural = self.law.constrain(self.family.parameters(torch.from_numpy(drawn)))
         return pd.DataFrame({name: value.numpy() for name, value in natural.items()})
 
     def to_frame(self, level: float = 0.9) -> pd.DataFrame:
         """Return one row a parameter: median, lower, upper (holding ``level`` of the specimens at the centre), unit."""
-        import pandas as pd
-        from scipy import stats
-
-        z = stats.norm.ppf(0.5 + 0.5 * level)
-        spread = dict(self.shared) | {
-            name: (self.coefficients[0, i], self.covariance[i, i] ** 0.5) for i, name in enumerate(self.law.fast)
-        }
-        rows = {}
-        for name, parameter in self.law.parameters.items():
-            mean, sd = spread[name]
-            ends = [mean, mean - z * sd, mean + z * sd]
-            if self.modes and not parameter.shared:
-                ends = self._quantiles(self.law.fast.index(name), (0.5, 0.5 - 0.5 * level, 0.5 + 0.5 * level))
-            ends = self.law.constrain({name: torch.tensor(ends, dtype=torch.float64)})[name].tolist()
-            rows[name] = (*ends, parameter.unit, parameter.shared)
-        return pd.DataFrame.from_dict(rows, "index", columns=["median", "lower", "upper", "unit", "shared"])
-
-    def _quantiles(self, parameter: int, levels: Sequence[float]) -> list[float]:
-        """Return quantiles of one parameter, unconstrained, over all kinds at the conditions' centre."""
-        from scipy import optimize, special
-
-        kinds = [(m.share, m.coefficients[0, parameter], m.covariance[parameter, parameter] ** 0.5) for m in self.modes]
-        lowest, highest = (f(mean + side * 9.0 * sd for _, mean, sd in kinds) for f, side in ((min, -1), (max, 1)))
-
-        def below(u: float, level: float) -> float:
-            return sum(share * special.ndtr((u - mean) / sd) for share, mean, sd in kinds) - level
-
-        return [float(optimize.brentq(below, lowest, highest, (level,))) for level in levels]
+        return prior_report.frame(self.family, level)
 
     def __str__(self) -> str:
-        return prior_report.text(self)
+        energies = []
+        for name in self.law.fast:
+            try:
+                energies.append(str(self.activation_energy(name)))
+            except ValueError:  # no logarithm, or no 1/T
+                continue
+        return prior_report.text(self.family, self.covariates, self.learned, self.origin, self.slopes(), energies)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the population: the median curve, where 50 and 90 % of the specimens lie, and the past specimens."""
-        return prior_report.draw(self, ax)
+        draws = self.sample(2000, np.random.default_rng(0))
+        return prior_report.draw(self.family, self.covariates, self.past, self.x_range, self.origin, draws, ax)
 
     def to_pymc(self) -> str:
         """Return the prior as Python text for a PyMC model, see :func:`pymc_text`."""
-        return pymc_text(self)
+        return pymc_text(self.family, self.covariates, self.spread(), self.origin)
 
     def to_numpyro(self) -> str:
         """Return the prior as Python text for a NumPyro model, see :func:`numpyro_text`."""
-        return numpyro_text(self)
+        return numpyro_text(self.family, self.covariates, self.spread(), self.origin)
 
     def save(self, path: str | Path) -> Path:
         """Write the prior as a readable JSON file, whole or not at all; returns the path."""
-        text = json.dumps(prior_content(self), indent=1, allow_nan=False)
+        text = json.dumps(prior_content(self.family, self.covariates, self.learned), indent=1, allow_nan=False)
         return write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
     @staticmethod
@@ -387,8 +330,8 @@ class Prior:
             FileNotFoundError: no such file.
             ValueError: the file is truncated, not a prior, or of another law.
         """
-        fields = prior_fields(path, law)
+        parts = prior_parts(path, law)
         try:
-            return Prior(law, **fields)
+            return Prior(*parts)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}); learn the prior again") from error

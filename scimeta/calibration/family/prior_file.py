@@ -4,68 +4,66 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.misfit import Misfit
-from scimeta.calibration.family.mixture import Mode
 from scimeta.calibration.family.outliers import Outliers
+from scimeta.calibration.family.provenance import Covariates, Learned
 from scimeta.calibration.laws.law import Law
 
-if TYPE_CHECKING:
-    from scimeta.calibration.family.prior import Prior
-
 _FORMAT = "scimeta prior, version 3"
-_LATER = ("modes", "outliers", "coefficient errors", "discrepancy", "objective", "coefficient covariance", "ranges")
-_LACKS = {"scimeta prior, version 1": _LATER, "scimeta prior, version 2": _LATER[-2:]}  # older files that are read
+_LATER = ("modes", "outliers", "coefficient errors", "discrepancy", "objective")
+_LACKS = {"scimeta prior, version 1": _LATER, "scimeta prior, version 2": ()}  # older files that are read
+_MISFIT = ("lower", "upper", "values")
 _DISCREPANCY = ("knots", "mean", "variance")
 
 
-def prior_content(prior: Prior) -> dict:
+def prior_content(family: Family, covariates: Covariates, learned: Learned | None) -> dict:
     """Return what the file of a prior holds."""
-    law = prior.law
+    own = None if learned is None else learned.coefficient_covariances
     return {
         "format": _FORMAT,
-        "law": _signature(law),
-        "coefficients": prior.coefficients.tolist(),
-        "covariance": prior.covariance.tolist(),
-        "noise": prior.noise,
-        "wander": prior.wander,
+        "law": _signature(family.law),
+        "components": [
+            {
+                "weight": weight,
+                "coefficients": coefficients.tolist(),
+                "covariance": covariance.tolist(),
+                "coefficient covariance": None if own is None else own[k].tolist(),
+            }
+            for k, (weight, coefficients, covariance) in enumerate(family.components)
+        ],
+        "noise": family.noise,
+        "wander": family.wander,
         "conditions": {
             n: {"centre": c, "scale": s}
-            for n, c, s in zip(prior.conditions, prior.centre.tolist(), prior.scale.tolist(), strict=True)
+            for n, c, s in zip(covariates.names, covariates.centre.tolist(), covariates.scale.tolist(), strict=True)
         },
-        "shared": {name: {"value": v, "standard error": e} for name, (v, e) in prior.shared.items()},
-        "x range": list(prior.x_range),
-        "converged": prior.converged,
-        "misfit": None
-        if prior.misfit is None
-        else {"lower": prior.misfit.lower, "upper": prior.misfit.upper, "values": prior.misfit.values.tolist()},
-        "modes": [
-            {
-                "share": m.share,
-                "coefficients": m.coefficients.tolist(),
-                "covariance": m.covariance.tolist(),
-                "coefficient covariance": _listed(m.coefficient_covariance),
-            }
-            for m in prior.modes
-        ],
-        "outliers": None if prior.outliers is None else prior.outliers._asdict(),
-        "coefficient errors": _listed(prior.coefficient_errors),
-        "coefficient covariance": _listed(prior.coefficient_covariance),
-        "ranges": {name: [float(end) for end in ends] for name, ends in prior.ranges.items()},
-        "discrepancy": None
-        if prior.discrepancy is None
-        else {name: getattr(prior.discrepancy, name).tolist() for name in _DISCREPANCY},
-        "objective": prior.objective,
-        "past": {name: np.asarray(row).tolist() for name, row in prior.past.items()},
+        "ranges": {name: [float(end) for end in ends] for name, ends in covariates.ranges.items()},
+        "shared": {
+            name: {"value": float(value), "standard error": family.shared_errors[name]}
+            for name, value in family.shared.items()
+        },
+        "misfit": family.misfit and {name: np.asarray(getattr(family.misfit, name)).tolist() for name in _MISFIT},
+        "outliers": family.outliers and family.outliers._asdict(),
+        "discrepancy": family.discrepancy
+        and {name: getattr(family.discrepancy, name).tolist() for name in _DISCREPANCY},
+        "past": learned
+        and {
+            "specimens": {name: np.asarray(row).tolist() for name, row in learned.specimens.items()},
+            "x range": list(learned.x_range),
+            "converged": learned.converged,
+            "objective": learned.objective,
+        },
     }
 
 
-def prior_fields(path: str | Path, law: Law) -> dict:
-    """Return the fields of the prior in a file, after the checks of :meth:`Prior.load`."""
+def prior_parts(path: str | Path, law: Law) -> tuple[Family, Covariates, Learned | None]:
+    """Return what makes up the prior in a file, after the checks of :meth:`Prior.load`."""
     content = read_prior_file(path)
     if content["law"] != _signature(law):
         theirs, ours = content["law"], _signature(law)
@@ -75,41 +73,92 @@ def prior_fields(path: str | Path, law: Law) -> dict:
             f"{ours[key]!r}"
         )
     try:
-        conditions, misfit = content["conditions"], content["misfit"]
-        for name in _LATER:
-            if name not in _LACKS.get(content["format"], ()):
-                content[name]  # raises KeyError
-        outliers, errors, discrepancy = (content.get(n) for n in ("outliers", "coefficient errors", "discrepancy"))
-        own = content.get("coefficient covariance")
-        return {
-            "coefficients": np.array(content["coefficients"], float),
-            "covariance": np.array(content["covariance"], float),
-            "noise": float(content["noise"]),
-            "conditions": tuple(conditions),
-            "centre": np.array([c["centre"] for c in conditions.values()], float),
-            "scale": np.array([c["scale"] for c in conditions.values()], float),
-            "shared": {n: (float(s["value"]), float(s["standard error"])) for n, s in content["shared"].items()},
-            "past": {name: np.array(row, float) for name, row in content["past"].items()},
-            "x_range": (float(content["x range"][0]), float(content["x range"][1])),
-            "converged": content["converged"] is True,
-            "misfit": misfit
-            and Misfit(float(misfit["lower"]), float(misfit["upper"]), np.array(misfit["values"], float)),
-            "wander": float(content["wander"]),
-            "modes": tuple(
-                Mode(float(m["share"]), m["coefficients"], m["covariance"], m.get("coefficient covariance"))
-                for m in content.get("modes", ())
-            ),
-            "coefficient_errors": None if errors is None else np.array(errors, float),
-            "outliers": outliers and Outliers(*(float(outliers[name]) for name in Outliers._fields)),
-            "discrepancy": discrepancy and Discrepancy(*(np.array(discrepancy[n], float) for n in _DISCREPANCY)),
-            "objective": str(content.get("objective", "likelihood")),
-            "coefficient_covariance": None if own is None else np.array(own, float),
-            "ranges": {name: (float(low), float(high)) for name, (low, high) in content.get("ranges", {}).items()},
-        }
+        return _parts(content if content["format"] == _FORMAT else _renewed(content), law)
     except KeyError as error:
         raise ValueError(f"{path} is damaged: it has no {error}; learn the prior again") from error
     except (TypeError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); learn the prior again") from error
+
+
+def _parts(content: dict, law: Law) -> tuple[Family, Covariates, Learned | None]:
+    """Return family, covariates and past of a file's content."""
+    components, conditions, past = content["components"], content["conditions"], content["past"]
+    misfit, outliers, discrepancy = content["misfit"], content["outliers"], content["discrepancy"]
+    weights, coefficients, covariances = (
+        torch.tensor([c[name] for c in components], dtype=torch.float64)
+        for name in ("weight", "coefficients", "covariance")
+    )
+    family = Family(
+        law,
+        weights,
+        coefficients,
+        covariances,
+        float(content["noise"]),
+        {n: torch.tensor(float(s["value"]), dtype=torch.float64) for n, s in content["shared"].items()},
+        {n: float(s["standard error"]) for n, s in content["shared"].items()},
+        outliers and Outliers(*(float(outliers[name]) for name in Outliers._fields)),
+        misfit and Misfit(float(misfit["lower"]), float(misfit["upper"]), np.array(misfit["values"], float)),
+        discrepancy and Discrepancy(*(np.array(discrepancy[n], float) for n in _DISCREPANCY)),
+        float(content["wander"]),
+    )
+    covariates = Covariates(
+        tuple(conditions),
+        np.array([c["centre"] for c in conditions.values()], float),
+        np.array([c["scale"] for c in conditions.values()], float),
+        {name: (float(low), float(high)) for name, (low, high) in content["ranges"].items()},
+    )
+    if past is None:
+        return family, covariates, None
+    own = [c["coefficient covariance"] for c in components]
+    return (
+        family,
+        covariates,
+        Learned(
+            {name: np.array(row, float) for name, row in past["specimens"].items()},
+            (float(past["x range"][0]), float(past["x range"][1])),
+            None if any(one is None for one in own) else np.array(own, float),
+            past["converged"] is True,
+            str(past["objective"]),
+        ),
+    )
+
+
+def _renewed(content: dict) -> dict:
+    """Return the content of an older file in today's form.
+
+    Where it has only standard errors of the coefficients, those of one condition are taken to correlate as the
+    parameters do, and those of different conditions not at all.
+    """
+    for name in _LATER:
+        if name not in _LACKS.get(content["format"], ()):
+            content[name]  # raises KeyError
+    whole = {
+        "weight": 1.0,
+        "coefficients": content["coefficients"],
+        "covariance": content["covariance"],
+        "coefficient covariance": None,
+    }
+    components = [{"weight": m["share"], "coefficient covariance": None, **m} for m in content.get("modes", ())]
+    errors = content.get("coefficient errors")
+    if not components and errors is not None:
+        covariance = np.array(content["covariance"], float)
+        scaled = np.array(errors, float) / np.sqrt(np.diag(covariance))
+        own = np.einsum("rq,rf,qg,fg->rfqg", np.eye(len(scaled)), scaled, scaled, covariance)
+        whole["coefficient covariance"] = own.tolist()
+    past = {
+        "specimens": content["past"],
+        "x range": content["x range"],
+        "converged": content["converged"],
+        "objective": content.get("objective", "likelihood"),
+    }
+    later = {"outliers": content.get("outliers"), "discrepancy": content.get("discrepancy")}
+    return {
+        **content,
+        **later,
+        "ranges": {},
+        "components": components or [whole],
+        "past": past if content["past"] else None,
+    }
 
 
 def read_prior_file(path: str | Path) -> dict:
@@ -135,10 +184,6 @@ def read_prior_file(path: str | Path) -> dict:
     if not known or not isinstance(content.get("law"), dict):
         raise ValueError(f"{path} is not a prior file of this version (expected format {_FORMAT!r})")
     return content
-
-
-def _listed(values: np.ndarray | None) -> list | None:
-    return None if values is None else np.asarray(values).tolist()
 
 
 def _signature(law: Law) -> dict:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve, shortened
 from scimeta.calibration.data.units import find_named, split_unit
-from scimeta.calibration.family.conditions import underlying
-
-if TYPE_CHECKING:
-    from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Covariates, Learned
 
 _ROUNDING = 1e-9  # of a range, by which a converted number may miss its end
 _FAR = 0.05  # of the past's range of a condition: less, and a warning is more often chance than extrapolation
@@ -57,70 +55,65 @@ class Outside(NamedTuple):
         )
 
 
-def past_ranges(conditions: Sequence[str], curves: Sequence[Curve]) -> dict[str, tuple[float, float]]:
-    """Return name -> (smallest, largest) of what the conditions, or forms of conditions, were made from.
+class Reach(NamedTuple):
+    """How far the past of a prior reaches.
 
-    >>> past_ranges(["1/T"], [Curve("A", [1], [2], conditions={"T [K]": t}) for t in (300, 350)])
-    {'T [K]': (300.0, 350.0)}
+    Attributes:
+        x: name and unit of the law's x.
+        covariates: with the ranges of the conditions.
+        learned: with the range of x; None of a prior that was set by hand, outside which nothing lies.
     """
-    ranges = {}
-    for condition in conditions:
-        name = underlying(condition, curves[0].conditions)
-        values = [curve.conditions[underlying(condition, curve.conditions)] for curve in curves]
-        ranges[name] = (min(values), max(values))
-    return ranges
 
+    x: Axis
+    covariates: Covariates
+    learned: Learned | None
 
-def outside(prior: Prior, conditions: Mapping[str, float], x: np.ndarray) -> list[Outside]:
-    """Return which of a specimen's conditions and x lie outside the past of the prior, of x only the farthest.
+    def outside(self, conditions: Mapping[str, float], x: np.ndarray) -> list[Outside]:
+        """Return which of a specimen's conditions and x lie outside the past, of x only the farthest.
 
-    Nothing is outside for a prior that was set by hand, and no condition for one whose file has no ranges.
+        Nothing is outside for a prior that was set by hand, and no condition for one whose file has no ranges.
 
-    Args:
-        prior: of the family.
-        conditions: of the specimen.
-        x: (points,), in the unit of the law's x.
-    """
-    found = []
-    for name, ends in prior.ranges.items():
-        key = find_named(name, conditions)
-        if key is not None:
-            found.append(Outside(*split_unit(name), conditions[key], *ends, True))
-    if prior.past and len(x):
-        found += [Outside(*prior.law.x, float(end), *prior.x_range, False) for end in (np.min(x), np.max(x))]
-        found[-2:] = [max(found[-2:], key=lambda one: one.away)]
-    return [one for one in found if one.away > _ROUNDING]
+        Args:
+            conditions: of the specimen.
+            x: (points,), in the unit of the law's x.
+        """
+        found = []
+        for name, ends in self.covariates.ranges.items():
+            key = find_named(name, conditions)
+            if key is not None:
+                found.append(Outside(*split_unit(name), conditions[key], *ends, True))
+        if self.learned is not None and len(x):
+            ends = [Outside(*self.x, float(end), *self.learned.x_range, False) for end in (np.min(x), np.max(x))]
+            found.append(max(ends, key=lambda one: one.away))
+        return [one for one in found if one.away > _ROUNDING]
 
+    def lines(self, curves: Sequence[Curve], *, only_warned: bool = False) -> list[str]:
+        """Return a sentence on each condition, and on x, that lies outside the past; the specimens are named.
 
-def outside_lines(prior: Prior, curves: Sequence[Curve], *, only_warned: bool = False) -> list[str]:
-    """Return a sentence on each condition, and on x, that lies outside the past; the specimens are named.
+        Args:
+            curves: the specimens.
+            only_warned: True to leave out what the report alone tells.
+        """
+        found: dict[tuple[str, bool], list[tuple[Outside, str]]] = {}
+        for curve in curves:
+            for one in self.outside(curve.conditions, curve.x):
+                if one.warned or not only_warned:
+                    found.setdefault((one.name, one.is_condition), []).append((one, curve.name))
+        lines = []
+        for these in found.values():
+            farthest, name = max(these, key=lambda pair: pair[0].away)
+            others = [other for _, other in these if other != name]
+            lines.append(f"{name}: {farthest}" + (f"; also outside: {shortened(others)}" if others else ""))
+        return lines
 
-    Args:
-        prior: of the family.
-        curves: the specimens.
-        only_warned: True to leave out what the report alone tells.
-    """
-    found: dict[tuple[str, bool], list[tuple[Outside, str]]] = {}
-    for curve in curves:
-        for one in outside(prior, curve.conditions, curve.x):
-            if one.warned or not only_warned:
-                found.setdefault((one.name, one.is_condition), []).append((one, curve.name))
-    lines = []
-    for these in found.values():
-        farthest, name = max(these, key=lambda pair: pair[0].away)
-        others = [other for _, other in these if other != name]
-        lines.append(f"{name}: {farthest}" + (f"; also outside: {shortened(others)}" if others else ""))
-    return lines
+    def warn_beyond(self, x: np.ndarray, what: str, stacklevel: int = 3) -> None:
+        """Warn where a prediction is asked for, or a measurement advised, far outside the past's x.
 
-
-def warn_beyond(prior: Prior | None, x: np.ndarray, what: str, stacklevel: int = 3) -> None:
-    """Warn where a prediction is asked for, or a measurement advised, far outside the past's x.
-
-    Args:
-        prior: of the family; None of a fit without one, of which nothing is said.
-        x: (points,).
-        what: of which the sentence speaks.
-    """
-    for one in [] if prior is None else outside(prior, {}, x):
-        if one.warned:
-            warnings.warn(f"{what}: {one}", stacklevel=stacklevel)
+        Args:
+            x: (points,).
+            what: of which the sentence speaks.
+            stacklevel: of the warning.
+        """
+        for one in self.outside({}, x):
+            if one.warned:
+                warnings.warn(f"{what}: {one}", stacklevel=stacklevel)

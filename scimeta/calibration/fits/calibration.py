@@ -12,24 +12,19 @@ import torch
 from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve
-from scimeta.calibration.family.discrepancy import Discrepancy
-from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior import Prior
-from scimeta.calibration.family.ranges import outside_lines, warn_beyond
 from scimeta.calibration.fits import report
-from scimeta.calibration.fits.export import arviz_draws
+from scimeta.calibration.fits.arviz import arviz_draws
+from scimeta.calibration.fits.draws import Draws, PosteriorDraws
 from scimeta.calibration.fits.membership import Membership, memberships
 from scimeta.calibration.fits.next_measurement import NextMeasurement, Target, next_measurement
-from scimeta.calibration.intervals import Band, Errors, Estimate, probability, weighted_quantiles
+from scimeta.calibration.intervals import Band, Estimate, probability
 from scimeta.calibration.laws.law import Law
-from scimeta.calibration.nodes import normal_nodes
 from scimeta.plots import axes
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
-_CHUNK = 1 << 20  # values of the law at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,45 +34,25 @@ class Calibrations(Sequence["Calibration"]):
     Attributes:
         law: the fitted law.
         curves: the specimens as given.
-        nodes: (specimens, nodes, parameters) unconstrained draws that carry the intervals and bands.
-        weights: (specimens, nodes), sums to 1.
-        best: (specimens, parameters) unconstrained: the mode of the posterior, or the least-squares solution.
-        from_data: (specimens, parameters) share of the knowledge that came from the data.
-        noise: (specimens,) standard deviation of one measurement around the law, in the unit of y.
-        wander: (specimens,) the part of it that is a smooth departure of the specimen from the law.
-        outliers: what measurements may be beside ordinary; None if nothing.
-        converged: (specimens,) bool.
-        errors: standard errors of the parameters whose intervals do not come from the nodes: the shared ones, or all
-            of a fit without a prior.
-        averaged: True if predictions average the nodes (with a prior), False if they are the curve at ``best``.
+        draws: what carries estimates and bands: of the posterior, or around least squares.
         level: of the intervals.
         source: what the fit rests on, for the report.
+        converged: (specimens,) bool.
         reasons: (specimens,) why the intervals of a specimen are withheld; "" where they are not.
-        prior: of the family that the specimens are taken to belong to; None of a fit without one.
-        discrepancy: what the law misses along x; None if nothing is believed to be.
-        bumps: (specimens, nodes, knots) how far at each node, in the unit of y.
-        joint: True if the specimens were fitted together, with one value of every shared parameter.
+        surprise: (specimens,) probability, under the prior, of points as far from what it expects, in closed form for a
+            law near linear; 1 of fits without a prior.
+        prior: of the family that the specimens are taken to belong to; None of fits without one.
     """
 
     law: Law
     curves: Sequence[Curve]
-    nodes: Tensor
-    weights: Tensor
-    best: Tensor
-    from_data: np.ndarray
-    noise: np.ndarray
-    wander: np.ndarray
-    outliers: Outliers | None
-    converged: np.ndarray
-    errors: Errors
-    averaged: bool
+    draws: Draws
     level: float
     source: str
+    converged: np.ndarray
     reasons: tuple[str, ...]
+    surprise: np.ndarray
     prior: Prior | None = None
-    discrepancy: Discrepancy | None = None
-    bumps: Tensor | None = None
-    joint: bool = False
 
     def __len__(self) -> int:
         return len(self.curves)
@@ -103,42 +78,30 @@ class Calibrations(Sequence["Calibration"]):
         return Calibrations(
             self.law,
             [self.curves[i] for i in rows],
-            self.nodes[rows],
-            self.weights[rows],
-            self.best[rows],
-            self.from_data[rows],
-            self.noise[rows],
-            self.wander[rows],
-            self.outliers,
-            self.converged[rows],
-            self.errors[rows],
-            self.averaged,
+            self.draws.rows(rows),
             self.level,
             self.source,
+            self.converged[rows],
             tuple(self.reasons[i] for i in rows),
+            self.surprise[rows],
             self.prior,
-            self.discrepancy,
-            None if self.bumps is None else self.bumps[rows],
-            self.joint,
         )
+
+    @cached_property
+    def _withheld(self) -> np.ndarray:
+        return np.array([bool(reason) for reason in self.reasons])
 
     def estimates(self) -> dict[str, dict[str, np.ndarray]]:
         """Return parameter -> value, lower, upper, std, from_data, each (specimens,), in natural units."""
-        tail = 0.5 * (1 - self.level)
-        withheld = np.array([bool(reason) for reason in self.reasons])
+        return self._estimates
+
+    @cached_property
+    def _estimates(self) -> dict[str, dict[str, np.ndarray]]:
         result = {}
-        for i, name in enumerate(self.law.names):
-            nodes = self.law.constrain({name: self.nodes[..., i]})[name]
-            if name not in self.errors.of:
-                ends = weighted_quantiles(self.nodes[..., i], self.weights, (tail, 0.5, 1 - tail))
-                lower, value, upper = (self.law.constrain({name: end})[name] for end in ends)
-                mean = (self.weights * nodes).sum(-1, keepdim=True)
-                std = (self.weights * (nodes - mean) ** 2).sum(-1).sqrt()
-            else:
-                lower, value, upper, std = self.errors.interval(self.law, name, self.best[:, i], tail)
-            result[name] = {"value": value.numpy(), "from_data": self.from_data[:, i]}
-            ends = {"lower": lower, "upper": upper, "std": std}
-            result[name] |= {part: np.where(withheld, np.nan, end.numpy()) for part, end in ends.items()}
+        for i, (name, interval) in enumerate(self.draws.intervals(0.5 * (1 - self.level)).items()):
+            ends = {part: getattr(interval, part).numpy() for part in ("lower", "upper", "std")}
+            ends = {part: np.where(self._withheld, np.nan, end) for part, end in ends.items()}
+            result[name] = {"value": interval.value.numpy(), "from_data": self.draws.from_data[:, i], **ends}
         return result
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -150,14 +113,9 @@ class Calibrations(Sequence["Calibration"]):
             x: (points,), in the unit of the law's x; non-finite values raise ValueError.
         """
         x = _abscissa(x)
-        warn_beyond(self.prior, x.numpy(), "prediction")
-        return self._mean(x)
-
-    def _mean(self, x: Tensor) -> np.ndarray:
-        """Return the expected curve of every specimen, without a word on where x lies."""
-        if not self.averaged:
-            return self.law.curve(dict(zip(self.law.names, self.best.T, strict=True)), x).numpy()
-        return np.concatenate([(y * w[..., None]).sum(1).numpy() for y, w, _ in self._node_curves(x)])
+        if self.prior is not None:
+            self.prior.reach.warn_beyond(x.numpy(), "prediction")
+        return self.draws.mean(x)
 
     def band(self, x: np.ndarray, level: float | None = None, *, noise: bool = False) -> Band:
         """Return the pointwise interval of every specimen's curve.
@@ -169,56 +127,26 @@ class Calibrations(Sequence["Calibration"]):
                 only the specimen's own smooth departure from the law).
         """
         x, level = _abscissa(x), probability(self.level if level is None else level)
-        warn_beyond(self.prior, x.numpy(), "band")
+        if self.prior is not None:
+            self.prior.reach.warn_beyond(x.numpy(), "band")
         return self._band(x, level, noise=noise)
 
     def _band(self, x: Tensor, level: float, *, noise: bool = False) -> Band:
         """Return the band, without a word on where x lies."""
         tail = 0.5 * (1 - level)
-        ends = []
-        for y, w, rows in self._node_curves(x):
-            sd = torch.from_numpy((self.noise if noise else self.wander)[rows])
-            if noise and self.outliers is not None:
-                y = y + self.outliers.errors(y.shape[1], sd)[..., None]
-            elif sd.any():
-                y = y + normal_nodes(y.shape[1])[:, None] * sd[:, None, None]
-            ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], (tail, 1 - tail))))
-        lower, upper = torch.cat(ends, 1).numpy()
-        withheld = np.array([bool(reason) for reason in self.reasons])[:, None]
+        lower, upper = self.draws.quantiles(x, (tail, 1 - tail), noise=noise)
+        withheld = self._withheld[:, None]
         return Band(x.numpy(), np.where(withheld, np.nan, lower), np.where(withheld, np.nan, upper), level)
 
-    def _node_curves(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
-        """Yield (specimens, nodes, points) curves at the nodes with their weights, a chunk of specimens at a time."""
-        step = max(1, _CHUNK // (self.nodes.shape[1] * len(x)))
-        for begin in range(0, len(self), step):
-            rows = slice(begin, begin + step)
-            params = dict(zip(self.law.names, self.nodes[rows].unbind(-1), strict=True))
-            curves = self.law.curve(params, x)
-            if self.bumps is not None:
-                curves = curves + self.bumps[rows] @ self.discrepancy.basis(x).mT
-            yield curves, self.weights[rows], rows
-
-    def misfit_share(self, x: np.ndarray) -> np.ndarray:
-        """Return (specimens,) the share of the curve's variance that is the law's misfit along x, mean over x."""
-        if self.bumps is None:
-            return np.zeros(len(self))
-        x, shares = _abscissa(x), []
-        for whole, weights, rows in self._node_curves(x):
-            misfit = self.bumps[rows] @ self.discrepancy.basis(x).mT
-            law = whole - misfit
-            own, other = (_variance(part, weights).sum(-1) for part in (misfit, law))
-            shares.append(own / (own + other).clamp(min=1e-300))
-        return torch.cat(shares).numpy()
-
     @cached_property
-    def kinds(self) -> np.ndarray | None:
-        """(specimens, modes) probability that a specimen is of each kind of the prior's; None if it has one."""
-        if self.prior is None or not self.prior.modes:
+    def component_probabilities(self) -> np.ndarray | None:
+        """(specimens, components) probability of each mixture component of the prior; None if it has one."""
+        if self.prior is None or len(self.prior.components) == 1:
             return None
         design = self.prior.design([curve.conditions for curve in self.curves])
         fast = [self.law.names.index(name) for name in self.law.fast]
-        members = self.prior.population(design).memberships(self.nodes[..., fast])
-        return (members * self.weights).sum(-1).T.numpy()
+        members = self.prior.population(design).memberships(self.draws.nodes[..., fast])
+        return (members * self.draws.weights).sum(-1).T.numpy()
 
     @cached_property
     def families(self) -> list[Membership]:
@@ -235,7 +163,7 @@ class Calibrations(Sequence["Calibration"]):
 
     def to_arviz(self, draws: int = 1000, generator: torch.Generator | None = None) -> Any:
         """Return draws of all specimens as ArviZ keeps them, see :func:`arviz_draws`."""
-        return arviz_draws(self, draws, generator)
+        return arviz_draws(self.law, self.curves, self.draws.nodes, self.draws.weights, self.reasons, draws, generator)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a specimen: name, points, value / lower / upper / from_data of each parameter, converged."""
@@ -258,7 +186,7 @@ class Calibrations(Sequence["Calibration"]):
         more = "" if len(self) <= 20 else f"\n... and {len(self) - 20} more; to_frame() has all"
         table = shown.drop(columns="note").to_string(index=False, float_format=lambda v: f"{v:.4g}")
         lines = [f"{self.law.name}, {len(self)} specimens, {self.source}, {self.level:.0%} intervals", table + more]
-        return "\n".join([*lines, *([] if self.prior is None else outside_lines(self.prior, self.curves))])
+        return "\n".join([*lines, *([] if self.prior is None else self.prior.reach.lines(self.curves))])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points and the expected curve of every specimen; returns the axes."""
@@ -266,7 +194,7 @@ class Calibrations(Sequence["Calibration"]):
         every = np.concatenate([curve.x for curve in self.curves])
         stop = every.max() if len(every) else self.prior.x_range[1]
         x = np.linspace(every.min(initial=0.0), stop, 200)
-        for i, (curve, y) in enumerate(zip(self.curves, self._mean(torch.from_numpy(x)), strict=True)):
+        for i, (curve, y) in enumerate(zip(self.curves, self.draws.mean(torch.from_numpy(x)), strict=True)):
             label = curve.name if len(self) <= 10 else None
             ax.plot(x, y, color=f"C{i % 10}", lw=1.2, alpha=1.0 if len(self) <= 10 else 0.5, label=label)
             ax.plot(curve.x, curve.y, "o", color=f"C{i % 10}", ms=4)
@@ -345,15 +273,16 @@ class Calibration:
         """
         import pandas as pd
 
+        draws = self.batch.draws
         if self.batch.reasons[0]:
             raise ValueError(f"no draws of {self.curve.name}: {self.batch.reasons[0]}")
-        rows = torch.multinomial(self.batch.weights[0], n, replacement=True, generator=generator)
-        drawn = dict(zip(self.law.names, self.batch.nodes[0, rows].T, strict=True))
+        rows = torch.multinomial(draws.weights[0], n, replacement=True, generator=generator)
+        drawn = dict(zip(self.law.names, draws.nodes[0, rows].T, strict=True))
         return pd.DataFrame({name: value.numpy() for name, value in self.law.constrain(drawn).items()})
 
     def to_arviz(self, draws: int = 1000, generator: torch.Generator | None = None) -> Any:
         """Return draws as ArviZ keeps them, see :func:`arviz_draws`."""
-        return arviz_draws(self.batch, draws, generator)
+        return self.batch.to_arviz(draws, generator)
 
     @cached_property
     def family(self) -> Membership:
@@ -380,13 +309,16 @@ class Calibration:
             ValueError: no candidate, one that is not finite or outside the law's domain, a fit without intervals, an
                 unknown target or one of which nothing is open.
         """
-        plan = next_measurement(self, candidates, target, sigma=sigma)
-        warn_beyond(self.batch.prior, np.array([plan.best]), "next measurement")
+        plan = next_measurement(
+            self.law, self.curve, self.batch.draws, candidates, target, sigma=sigma, reason=self.batch.reasons[0]
+        )
+        if self.batch.prior is not None:
+            self.batch.prior.reach.warn_beyond(np.array([plan.best]), "next measurement")
         return plan
 
     def correlation(self) -> np.ndarray:
         """Return (parameters, parameters): correlation of the unconstrained parameters."""
-        nodes, weights = self.batch.nodes[0], self.batch.weights[0]
+        nodes, weights = self.batch.draws.nodes[0], self.batch.draws.weights[0]
         covariance = np.atleast_2d(np.cov(nodes.T.numpy(), aweights=weights.numpy(), ddof=0))
         sd = np.sqrt(np.diag(covariance))
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -396,17 +328,17 @@ class Calibration:
         """Return (points,): measured minus expected, in the unit of y."""
         if not len(self.curve):
             return np.zeros(0)
-        return self.curve.y - self.batch._mean(torch.tensor(self.curve.x))[0]
+        return self.curve.y - self.batch.draws.mean(torch.tensor(self.curve.x))[0]
 
     def outlier_probability(self) -> np.ndarray:
         """Return (points,): the probability that each measurement is an outlier; 0 where the prior knows of none."""
-        batch, curve = self.batch, self.curve
-        if batch.outliers is None or not len(curve):
+        draws, curve = self.batch.draws, self.curve
+        if draws.outliers is None or not len(curve):
             return np.zeros(len(curve.x))
         sigma = np.full(len(curve.x), np.nan) if curve.sigma is None else curve.sigma
-        inverse_sd = torch.from_numpy(1.0 / np.where(np.isfinite(sigma), sigma, batch.noise[0]))
-        y, weights, _ = next(batch._node_curves(torch.tensor(curve.x)))
-        chance = batch.outliers.probability(y - torch.tensor(curve.y), inverse_sd)
+        inverse_sd = torch.from_numpy(1.0 / np.where(np.isfinite(sigma), sigma, draws.noise[0]))
+        y, weights, _ = next(draws.curves(torch.tensor(curve.x)))
+        chance = draws.outliers.probability(y - torch.tensor(curve.y), inverse_sd)
         return (weights[..., None] * chance).sum(1)[0].numpy()
 
     def to_frame(self) -> pd.DataFrame:
@@ -417,17 +349,69 @@ class Calibration:
         return pd.DataFrame(rows).rename(columns={"name": "parameter"}).set_index("parameter")
 
     def __str__(self) -> str:
-        return report.text(self)
+        batch = self.batch
+        said = report.Report(
+            f"{self.law.name} | {self.curve.name} | {_points(self.curve)} | {batch.source}",
+            tuple(self.estimates.values()),
+            batch.prior is not None,
+            self.correlation() if batch.draws.nodes.shape[1] > 1 else None,
+            (*self._scatter(), *self._membership()),
+            self.converged,
+            batch.reasons[0],
+        )
+        return str(said)
+
+    def _scatter(self) -> list[str]:
+        """Return what the residuals are measured against, and what a classical report says of the whole fit."""
+        draws, curve, prior = self.batch.draws, self.curve, self.batch.prior
+        if not len(curve):
+            return ["not measured: this is what the prior expects under its conditions"]
+        residuals = self.residuals()
+        lines = [report.scatter(self.law.y, residuals, curve.sigma, float(draws.noise[0]), learned=prior is not None)]
+        if isinstance(draws, PosteriorDraws):
+            return lines + report.discrepancy(draws, self.law)
+        return lines + ([] if draws.joint else report.goodness(residuals, curve, len(self.law.names)))
+
+    def _membership(self) -> list[str]:
+        """Return what the prior says of the specimen: component, outliers, whether it is of the family, its reach."""
+        prior, curve = self.batch.prior, self.curve
+        if prior is None:
+            return []
+        lines = report.components(self.batch.component_probabilities)
+        lines += report.outliers(curve.x, self.outlier_probability(), self.law.x)
+        if "family" in vars(self):  # worked out already: it takes a thousand fits
+            lines.append(self.family.sentence)
+        elif len(curve):
+            lines.append(report.surprise(float(self.batch.surprise[0])))
+        return lines + [str(one) for one in prior.reach.outside(curve.conditions, curve.x)]
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points, the expected curve and its band; returns the axes."""
-        return report.draw(self, ax)
+        x = torch.linspace(float(self.curve.x.min(initial=0.0)), self._reach(), 300, dtype=torch.float64)
+        band = None if self.batch.reasons[0] else self.batch._band(x, self.batch.level)
+        return report.draw(
+            self.law,
+            self.curve,
+            tuple(self.estimates.values()),
+            (x.numpy(), self.batch.draws.mean(x)[0]),
+            band and band._replace(lower=band.lower[0], upper=band.upper[0]),
+            self.outlier_probability() > 0.5,
+            ax,
+        )
+
+    def _reach(self) -> float:
+        """Return where the drawing ends: where the expected curve has stopped to change, at most six times the data."""
+        if not len(self.curve):
+            return self.batch.prior.x_range[1]
+        last = float(self.curve.x.max())
+        x = np.linspace(0.0, 6.0 * last, 400)[1:]
+        y = self.batch.draws.mean(torch.from_numpy(x))[0]
+        moving = np.abs(y - y[-1]) > 0.02 * max(np.ptp(y), 1e-300)
+        return max(1.1 * last, float(x[moving][-1]) if moving.any() else last)
 
 
-def _variance(values: Tensor, weights: Tensor) -> Tensor:
-    """Return (specimens, points) the weighted variance over the nodes of values (specimens, nodes, points)."""
-    w = weights[..., None]
-    return (w * (values - (w * values).sum(1, keepdim=True)) ** 2).sum(1)
+def _points(curve: Curve) -> str:
+    return f"{len(curve.x)} point{'' if len(curve.x) == 1 else 's'}"
 
 
 def _abscissa(x: np.ndarray) -> Tensor:

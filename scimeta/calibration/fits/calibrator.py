@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,13 +12,13 @@ from scipy import special
 from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve, Curves
-from scimeta.calibration.data.points import Measured, Points
-from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.data.points import Measured
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Mixture
 from scimeta.calibration.family.prior import Prior
-from scimeta.calibration.family.ranges import outside_lines
 from scimeta.calibration.fits.calibration import Calibration, Calibrations
-from scimeta.calibration.intervals import Errors, probability
+from scimeta.calibration.fits.draws import PosteriorDraws
+from scimeta.calibration.intervals import probability
 from scimeta.calibration.laws.checks import check_numbers, measured
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.posterior.posterior import Posterior, posterior
@@ -42,7 +42,7 @@ class Calibrator:
 
     >>> from scimeta.calibration.laws.law import Parameter
     >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
-    >>> prior = Prior(decay, [[0.0]], [[0.25]], noise=0.05)  # tau around 1 s, by a factor of 1.6 or so
+    >>> prior = Prior.by_hand(decay, [[0.0]], [[0.25]], noise=0.05)  # tau around 1 s, by a factor of 1.6 or so
     >>> fit = Calibrator(decay, prior).fit([0.5, 1.0], [0.62, 0.35], name="A7")
     >>> round(fit["tau"].value, 1), fit["tau"].unit, fit["tau"].lower < 0.9 < fit["tau"].upper
     (1.0, 's', True)
@@ -96,50 +96,34 @@ class Calibrator:
         Args:
             curves: the specimens, of any number of points each.
         """
-        data = _measured(self.prior, curves)
-        prior, law = self.prior, self.prior.corrected_law
-        design = prior.design([curve.conditions for curve in curves], [curve.name for curve in curves])
-        population, shared = prior.population(design), prior.shared_values()
-        _check_numbers(law, population, shared, data)
-        for line in outside_lines(prior, curves, only_warned=True):
+        prior, law = self.prior, self.law
+        data = _measured(prior, curves)
+        family = replace(prior.family, discrepancy=prior.departure)
+        population = prior.population(prior.design([c.conditions for c in curves], [c.name for c in curves]))
+        _check_numbers(family, population, data)
+        for line in prior.reach.lines(curves, only_warned=True):
             warnings.warn(line, stacklevel=2)
-        points, departure, bumps = data.points(prior.noise), prior.departure, None
-        absorbed = points if departure is None else departure.absorbed(points)
-        found = posterior(law, population, shared, absorbed, outliers=prior.outliers)
-        covariance = found.covariance
-        if departure is not None:
-            found, bumps = _with_bumps(departure, law, shared, points, found)
-        count, converged = len(found.mode), found.converged.numpy()
-        fast = {name: i for i, name in enumerate(law.fast)}
-        nodes = [found.nodes[..., fast[n]] if n in fast else shared[n].expand(found.weights.shape) for n in law.names]
-        best = [found.mode[:, fast[n]] if n in fast else shared[n].expand(count) for n in law.names]
-        shrunk = covariance.diagonal(dim1=-2, dim2=-1) / population.variance()
+        found = posterior(family, population, family.points(data))
+        shrunk = found.covariance.diagonal(dim1=-2, dim2=-1) / population.variance()
         informed = dict(zip(law.fast, (1.0 - shrunk).clamp(0.0, 1.0).T.numpy(), strict=True))
+        found, departures = (found, None) if family.discrepancy is None else _with_departures(family, data, found)
+        count, converged = len(found.mode), found.converged.numpy()
         if not converged.all():
             shown = [curve.name for curve, good in zip(curves, converged, strict=True) if not good][:5]
             warnings.warn(f"{(~converged).sum()} of {count} fits did not converge: {', '.join(shown)}", stacklevel=2)
-        return Calibrations(
-            law=law,
-            curves=curves,
-            nodes=torch.stack(nodes, -1),
-            weights=found.weights,
-            best=torch.stack(best, -1),
-            from_data=np.stack([informed.get(name, np.zeros(count)) for name in law.names], -1),
-            noise=np.full(count, prior.noise),
-            wander=np.full(count, prior.wander),
-            outliers=prior.outliers,
-            converged=converged,
-            errors=Errors({n: np.full(count, error) for n, (_, error) in prior.shared.items()}, np.full(count, np.inf)),
-            averaged=True,
-            level=self.level,
-            source=f"prior {prior.origin}",
-            reasons=_reasons(
-                converged, found.effective.numpy(), found.distance.numpy(), data.mask.sum(-1).numpy(), prior.dof
-            ),
-            discrepancy=departure,
-            bumps=bumps,
-            prior=prior,
+        draws = PosteriorDraws(
+            family,
+            torch.stack(list(family.parameters(found.nodes).values()), -1),
+            found.weights,
+            np.stack([informed.get(name, np.zeros(count)) for name in law.names], -1),
+            torch.stack(list(family.parameters(found.mode).values()), -1),
+            departures,
         )
+        distance, points = found.distance.numpy(), data.mask.sum(-1).numpy().clip(min=1)
+        surprise = special.fdtrc(points, min(prior.dof, 1e9), distance / points)
+        reasons = _reasons(converged, found.effective.numpy(), (distance / points) ** 0.5, surprise)
+        source = f"prior {prior.origin}"
+        return Calibrations(law, curves, draws, self.level, source, converged, reasons, surprise, prior)
 
 
 def _measured(prior: Prior, curves: Sequence[Curve]) -> Measured:
@@ -151,46 +135,45 @@ def _measured(prior: Prior, curves: Sequence[Curve]) -> Measured:
     return Measured(blank, blank, torch.full_like(blank, torch.nan), torch.zeros_like(blank, dtype=torch.bool))
 
 
-def _check_numbers(law: Law, population: Mixture, shared: Mapping[str, Tensor], data: Measured) -> None:
+def _check_numbers(family: Family, population: Mixture, data: Measured) -> None:
     """Raise ValueError where the law is not finite for the values that the prior expects."""
-    middle = population.means.mean(1)  # over kinds
+    law, middle = family.predicting, population.means.mean(1)  # over components
     own = {name: (middle[:, i], population.variance()[0, i].sqrt()) for i, name in enumerate(law.fast)}
-    centre = {**shared, **{name: m for name, (m, _) in own.items()}}
+    centre = {**family.shared, **{name: m for name, (m, _) in own.items()}}
     check_numbers(law, centre, {name: sd for name, (_, sd) in own.items()}, data.x)
 
 
-def _with_bumps(
-    departure: Discrepancy, law: Law, shared: Mapping[str, Tensor], points: Points, found: Posterior
-) -> tuple[Posterior, Tensor]:
+def _with_departures(family: Family, data: Measured, found: Posterior) -> tuple[Posterior, Tensor]:
     """Return posteriors with every node several times, and (specimens, nodes, knots) how far the law is off at each."""
 
     def curves(rows: slice) -> Tensor:
-        nodes = found.nodes[rows]
-        params = {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
-        return law.curve(params | dict(zip(law.fast, nodes.unbind(-1), strict=True)), points.x[rows, None])
+        return family.curve(found.nodes[rows], data.x[rows, None])
 
-    bumps = departure.draw(points, curves, len(law.fast))
-    draws = bumps.shape[1]  # of every node
+    departures = family.discrepancy.draw(data.points(family.noise), curves, len(family.law.fast))
+    draws = departures.shape[1]  # of every node
     weights = found.weights.repeat(1, draws) / draws
-    return found._replace(nodes=found.nodes.repeat(1, draws, 1), weights=weights), bumps.flatten(1, 2)
+    return found._replace(nodes=found.nodes.repeat(1, draws, 1), weights=weights), departures.flatten(1, 2)
 
 
-def _reasons(
-    converged: np.ndarray, effective: np.ndarray, distance: np.ndarray, points: np.ndarray, dof: float
-) -> tuple[str, ...]:
+def _reasons(converged: np.ndarray, effective: np.ndarray, away: np.ndarray, surprise: np.ndarray) -> tuple[str, ...]:
     """Return why each specimen's intervals are withheld; "" where they hold.
 
-    Distances are chi-squared where the prior is certain, and F with its degrees of freedom where it is not.
+    Args:
+        converged: (specimens,) bool.
+        effective: (specimens,) importance nodes that count.
+        away: (specimens,) root mean squared distance of the points from what the prior expects, in standard deviations.
+        surprise: (specimens,) its probability: chi-squared where the prior is certain, F with its degrees of freedom
+            where it is not.
     """
-    reasons, counted = [""] * len(converged), points.clip(min=1)
+    reasons = [""] * len(converged)
     for i in np.flatnonzero(effective < _MIN_EFFECTIVE):
         reasons[i] = (
             f"only {effective[i]:.0f} importance nodes count, so the posterior's tails are not known; the points "
             "contradict the prior or each other, check their units and sigma"
         )
-    for i in np.flatnonzero(special.fdtrc(counted, min(dof, 1e9), distance / counted) < _UNBELIEVABLE):
+    for i in np.flatnonzero(surprise < _UNBELIEVABLE):
         reasons[i] = (
-            f"the points lie {(distance[i] / counted[i]) ** 0.5:.2g} times farther from what the prior expects than it "
+            f"the points lie {away[i]:.2g} times farther from what the prior expects than it "
             "allows; give their sigma, or check their units and that the specimen is one of the family"
         )
     for i in np.flatnonzero(~converged):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.fits.calibration import Calibration, Calibrations
+from scimeta.calibration.fits.draws import LeastSquaresDraws
 from scimeta.calibration.fits.solver import Fit, solve, solve_jointly
 from scimeta.calibration.intervals import Errors, probability
 from scimeta.calibration.laws.checks import check_law
@@ -161,24 +162,19 @@ def _calibrations(
     nodes = np.stack([_cloud(fit, degrees) for fit, degrees in zip(found, free, strict=True)])
     errors = np.array([np.full(len(f.u), np.nan) if f.covariance is None else np.sqrt(np.diag(f.covariance))
                        for f in found])  # fmt: skip
-    return Calibrations(
-        law=law,
-        curves=curves,
-        nodes=torch.from_numpy(nodes),
-        weights=torch.full(nodes.shape[:2], 1.0 / _CLOUD, dtype=torch.float64),
-        best=torch.from_numpy(best),
-        from_data=np.where(known[:, None], np.ones_like(best), np.nan),
-        noise=np.where(given, sigma, scatter),
-        wander=np.zeros(len(found)),
-        outliers=None,
-        converged=np.array([fit.converged for fit in found]),
-        errors=Errors(dict(zip(law.names, errors.T, strict=True)), free),
-        averaged=False,
-        level=level,
-        source=f"least squares of {len(curves)} specimens together, no prior" if joint else "least squares, no prior",
-        reasons=tuple(fit.message for fit in found),
-        joint=joint,
+    draws = LeastSquaresDraws(
+        law,
+        torch.from_numpy(nodes),
+        torch.full(nodes.shape[:2], 1.0 / _CLOUD, dtype=torch.float64),
+        np.where(known[:, None], np.ones_like(best), np.nan),
+        np.where(given, sigma, scatter),
+        torch.from_numpy(best),
+        Errors(dict(zip(law.names, errors.T, strict=True)), free),
+        joint,
     )
+    source = f"least squares of {len(curves)} specimens together, no prior" if joint else "least squares, no prior"
+    converged, reasons = np.array([fit.converged for fit in found]), tuple(fit.message for fit in found)
+    return Calibrations(law, curves, draws, level, source, converged, reasons, np.ones(len(found)))
 
 
 def _cloud(fit: Fit, dof: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +12,11 @@ from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.data.points import Points
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Mixture
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.laws.checks import measured
-from scimeta.calibration.posterior.importance import NODES
-from scimeta.calibration.posterior.posterior import posterior
+from scimeta.calibration.posterior.posterior import node_count, posterior
 
 MEMBERS = 999  # imagined; p is told to a thousandth
 _UNUSUAL, _FOREIGN = 0.05, 0.01
@@ -54,9 +55,9 @@ def memberships(prior: Prior, curves: Sequence[Curve]) -> list[Membership]:
 
     Judged are the density of the measured points under the prior, integrated over the parameters, and that of the
     likeliest parameters; what counts is the odder of the two. Members are drawn from the prior with all that it knows
-    of (its kinds, its misfit, its outliers, what its past leaves open), are measured at the specimen's x and judged
-    alike, so that p is even on them whatever the law, the number of points and the approximations inside. Specimens
-    measured alike share the drawn members.
+    of (its components, its discrepancy, its outliers, what its past leaves open), are measured at the specimen's x and
+    judged alike, so that p is even on them whatever the law, the number of points and the approximations inside.
+    Specimens measured alike share the drawn members.
 
     Args:
         prior: of the family.
@@ -66,7 +67,7 @@ def memberships(prior: Prior, curves: Sequence[Curve]) -> list[Membership]:
 
     >>> from scimeta.calibration.laws.law import Law, Parameter
     >>> law = Law("line", lambda x, a: a * x, {"a": Parameter()})
-    >>> prior = Prior(law, [[1.0]], [[0.01]], noise=0.1)
+    >>> prior = Prior.by_hand(law, [[1.0]], [[0.01]], noise=0.1)
     >>> [m.p < 0.01 for m in memberships(prior, [Curve("one", [1, 2], [1.1, 1.9]), Curve("other", [1, 2], [2, 1])])]
     [False, True]
     """
@@ -85,16 +86,17 @@ def memberships(prior: Prior, curves: Sequence[Curve]) -> list[Membership]:
 def _shares(prior: Prior, curves: Sequence[Curve]) -> np.ndarray:
     """Return (specimens,) p of specimens that were measured alike."""
     rng, count = np.random.default_rng(0), len(curves)  # the same specimen has the same p in every batch
+    family = replace(prior.family, discrepancy=prior.departure)
     data = measured(prior.law, curves)
-    points = data.points(prior.noise)
+    points = data.points(family.noise)
     population = prior.population(prior.design([curves[0].conditions], [curves[0].name]))
-    sd = (1.0 / points.inverse_sd[0]).numpy()
     drawn = _parameters(prior, population, rng)
-    y = prior.corrected_law.curve(drawn, points.x[0]) + torch.from_numpy(_errors(prior, sd, rng))
-    if prior.departure is not None:
-        bumps = rng.normal(prior.departure.mean, np.sqrt(prior.departure.variance), (len(y), len(prior.departure.mean)))
-        y = y + torch.from_numpy(bumps) @ prior.departure.basis(points.x[0]).mT
-    statistics = _statistics(prior, population, points, torch.cat([points.y, y]))
+    y = family.curve(drawn, points.x[0]) + torch.from_numpy(_errors(family, (1.0 / points.inverse_sd[0]).numpy(), rng))
+    departure = family.discrepancy
+    if departure is not None:
+        departures = rng.normal(departure.mean, np.sqrt(departure.variance), (len(y), len(departure.mean)))
+        y = y + torch.from_numpy(departures) @ departure.basis(points.x[0]).mT
+    statistics = _statistics(family, population, points, torch.cat([points.y, y]))
     least = np.minimum(*(_ranks(row, count) for row in statistics))
     return _ranks(least, count)[:count]
 
@@ -106,40 +108,36 @@ def _ranks(statistic: np.ndarray, count: int) -> np.ndarray:
     return below / (MEMBERS + 1.0)
 
 
-def _statistics(prior: Prior, population: Mixture, points: Points, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _statistics(family: Family, population: Mixture, points: Points, y: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Return log density of every row of readings y (rows, points), and of its likeliest parameters, under the prior.
 
     Among many readings an odd one, or a law that does not hold, shows in the first; odd parameters in the second.
     """
     rows = len(y)
     everywhere = Points(points.x[:1].expand(rows, -1), y, points.inverse_sd[:1].expand(rows, -1))
-    if prior.departure is not None:
-        everywhere = prior.departure.absorbed(everywhere)
+    if family.discrepancy is not None:
+        everywhere = family.discrepancy.absorbed(everywhere)
     wide = Mixture(population.log_shares, population.means.expand(rows, -1, -1), _covariances(population))
-    nodes = NODES[min(len(prior.law.fast), len(NODES)) - 1] // 4 | 1  # the same for all, so that p is not biased
-    shared, law = prior.shared_values(), prior.corrected_law
-    found = posterior(law, wide, shared, everywhere, outliers=prior.outliers, nodes=nodes)
+    nodes = node_count(family.law) // 4 | 1  # the same for all, so that p is not biased
+    found = posterior(family, wide, everywhere, nodes=nodes)
     parts = found.log_evidence, wide.log_density(found.mode[:, None])[:, 0]
     return tuple(np.nan_to_num(part.numpy(), nan=-np.inf) for part in parts)
 
 
 def _covariances(population: Mixture) -> Tensor:
-    """Return (modes, fast, fast) of specimens that are all expected to be alike."""
+    """Return (components, fast, fast) of specimens that are all expected to be alike."""
     return population.covariances.reshape(-1, *population.covariances.shape[-3:])[0]
 
 
-def _parameters(prior: Prior, population: Mixture, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Return name -> (MEMBERS,) unconstrained parameters of members."""
+def _parameters(prior: Prior, population: Mixture, rng: np.random.Generator) -> Tensor:
+    """Return (MEMBERS, fast) unconstrained parameters of members."""
     shares = population.log_shares.exp().numpy()
-    kind = rng.choice(len(shares), MEMBERS, p=shares / shares.sum())
-    factors = torch.linalg.cholesky(_covariances(population)).numpy()[kind]
+    component = rng.choice(len(shares), MEMBERS, p=shares / shares.sum())
+    factors = torch.linalg.cholesky(_covariances(population)).numpy()[component]
     offset = (factors @ rng.standard_normal((MEMBERS, len(prior.law.fast), 1)))[..., 0]
     if prior.past:
-        offset *= _heavier(shares[kind] / shares.sum() * len(prior.past), prior, rng)[:, None]
-    fast = torch.from_numpy(population.means[0].numpy()[kind] + offset)
-    drawn = dict(zip(prior.law.fast, fast.unbind(-1), strict=True))
-    drawn |= {name: value.expand(MEMBERS) for name, value in prior.shared_values().items()}
-    return {name: drawn[name] for name in prior.law.names}
+        offset *= _heavier(shares[component] / shares.sum() * len(prior.past), prior, rng)[:, None]
+    return torch.from_numpy(population.means[0].numpy()[component] + offset)
 
 
 def _heavier(count: np.ndarray, prior: Prior, rng: np.random.Generator) -> np.ndarray:
@@ -148,15 +146,15 @@ def _heavier(count: np.ndarray, prior: Prior, rng: np.random.Generator) -> np.nd
     That is what a new member of a Gaussian sample follows; the tail of few degrees of freedom holds a good part of p.
 
     Args:
-        count: (MEMBERS,) number of past specimens of each member's kind.
+        count: (MEMBERS,) number of past specimens of each member's component.
     """
-    dof = np.maximum(count - len(prior.coefficients) - len(prior.law.fast) + 1.0, 3.0)
+    dof = np.maximum(count - sum(prior.family.coefficients.shape[1:]) + 1.0, 3.0)
     return np.sqrt(count / dof * (dof - 2.0) / rng.chisquare(dof))
 
 
-def _errors(prior: Prior, sd: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _errors(family: Family, sd: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return (MEMBERS, points) errors of readings with these standard deviations (points,), wrong ones included."""
     errors = sd * rng.standard_normal((MEMBERS, len(sd)))
-    if prior.outliers is None:
+    if family.outliers is None:
         return errors
-    return np.where(rng.random(errors.shape) < prior.outliers.share, prior.outliers.draw(errors.shape, rng), errors)
+    return np.where(rng.random(errors.shape) < family.outliers.share, family.outliers.draw(errors.shape, rng), errors)

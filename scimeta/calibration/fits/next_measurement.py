@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.outliers import Outliers
+from scimeta.calibration.fits.draws import Draws
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.nodes import normal_nodes
 from scimeta.calibration.posterior.importance import Weighted, thinned
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from scimeta.calibration.fits.calibration import Calibration
 
 Target = str | float | Callable[[Mapping[str, Tensor]], Tensor]
 """A parameter's name, the x of a predicted curve, or a function of the natural parameters, each (nodes,)."""
@@ -116,43 +117,42 @@ class NextMeasurement:
 
 
 def next_measurement(
-    fit: Calibration,
+    law: Law,
+    curve: Curve,
+    draws: Draws,
     candidates: np.ndarray,
     target: Target | None = None,
     *,
     sigma: float | np.ndarray | None = None,
+    reason: str = "",
 ) -> NextMeasurement:
     """Return the score of every candidate; :meth:`Calibration.next_measurement` is the way to call it.
 
-    A reading y at x is imagined from the fit's own nodes and noise. The information is I(y; theta) = E[log p(y | theta)
+    A reading y at x is imagined from the fit's own draws and noise. The information is I(y; theta) = E[log p(y | theta)
     - log p(y)]; with a target g it is sqrt(E[var(g | y)]). Both are means over the same readings, spread evenly, so
     that candidates differ by what they are worth and not by luck.
 
     Reference: Lindley, Ann. Math. Stat. 27, 986 (1956); Chaloner, Verdinelli, Stat. Sci. 10, 273 (1995).
     """
     x = _candidates(candidates)
-    if fit.batch.reasons[0]:
-        raise ValueError(f"no next measurement of {fit.curve.name}: {fit.batch.reasons[0]}")
-    curves = _curves(fit, x)
-    label, unit, values = _target(fit, target)
-    weights = fit.batch.weights[0]
+    if reason:
+        raise ValueError(f"no next measurement of {curve.name}: {reason}")
+    curves = _curves(law, draws, x)
+    label, unit, values = _target(law, draws, target)
+    weights = draws.weights[0]
     mean = weights @ values
     now = float((weights @ (values - mean) ** 2).sqrt())
     if target is not None and not now > 0.0:
-        raise ValueError(
-            f"the fit of {fit.curve.name} leaves nothing open about {label}; no measurement can improve it"
-        )
-    noise = torch.from_numpy(_noise(fit, x, sigma))
+        raise ValueError(f"the fit of {curve.name} leaves nothing open about {label}; no measurement can improve it")
+    noise = torch.from_numpy(_noise(float(draws.noise[0]), x, sigma))
     chosen = _chosen(torch.cat([curves, (values - mean)[:, None] / (now or 1.0)], -1), weights)
-    gain, left = expected_gain(chosen[0][:, :-1].T, chosen[1], noise, fit.batch.outliers, chosen[0][:, -1])
+    gain, left = expected_gain(chosen[0][:, :-1].T, chosen[1], noise, draws.outliers, chosen[0][:, -1])
     score = (gain if target is None else now * left.sqrt()).numpy()
-    if not fit.curve.replicates:
-        score = np.where(np.isin(x, fit.curve.x), np.nan, score)
+    if not curve.replicates:
+        score = np.where(np.isin(x, curve.x), np.nan, score)
     if np.isnan(score).all():
-        raise ValueError(
-            f"{fit.curve.name} was measured at every candidate already; give others, or pass replicates=True"
-        )
-    return NextMeasurement(fit.law, fit.curve.name, x, score, label, unit, now if target is not None else 0.0)
+        raise ValueError(f"{curve.name} was measured at every candidate already; give others, or pass replicates=True")
+    return NextMeasurement(law, curve.name, x, score, label, unit, now if target is not None else 0.0)
 
 
 def best_candidates(plans: Sequence[NextMeasurement]) -> pd.DataFrame:
@@ -242,13 +242,10 @@ def _candidates(candidates: np.ndarray) -> np.ndarray:
     return x
 
 
-def _curves(fit: Calibration, x: np.ndarray) -> Tensor:
+def _curves(law: Law, draws: Draws, x: np.ndarray) -> Tensor:
     """Return (nodes, candidates): y at each node; raises ValueError for a candidate outside the law's domain."""
-    law, weights = fit.law, fit.batch.weights[0]
-    params = dict(zip(law.names, fit.batch.nodes[0].unbind(-1), strict=True))
-    y = law.curve(params, torch.from_numpy(x))
-    if fit.batch.bumps is not None:
-        y = y + fit.batch.bumps[0] @ fit.batch.discrepancy.basis(torch.from_numpy(x)).mT
+    weights = draws.weights[0]
+    y = torch.cat([curves[0] for curves, _, _ in draws.curves(torch.from_numpy(x))])
     bad = (~torch.isfinite(y) & (weights > _NEGLIGIBLE)[:, None]).any(0).numpy()
     y = y.nan_to_num(0.0, 0.0, 0.0)
     expected = (weights @ y).numpy()
@@ -263,9 +260,9 @@ def _curves(fit: Calibration, x: np.ndarray) -> Tensor:
     return y
 
 
-def _target(fit: Calibration, target: Target | None) -> tuple[str, str, Tensor]:
+def _target(law: Law, draws: Draws, target: Target | None) -> tuple[str, str, Tensor]:
     """Return the target's name and unit, and its values at the nodes: (nodes,), zeros without a target."""
-    law, nodes = fit.law, fit.batch.nodes[0]
+    nodes = draws.nodes[0]
     unconstrained = dict(zip(law.names, nodes.unbind(-1), strict=True))
     if target is None:
         return "", "nats", torch.zeros_like(nodes[:, 0])
@@ -281,15 +278,15 @@ def _target(fit: Calibration, target: Target | None) -> tuple[str, str, Tensor]:
     else:
         at = f"{target:.4g} {law.x.unit}".strip()
         label, unit = f"{law.y.name} at {law.x.name} = {at}", law.y.unit
-        values = _curves(fit, _candidates([target]))[:, 0]
+        values = _curves(law, draws, _candidates([target]))[:, 0]
     if not isinstance(values, Tensor) or values.shape != nodes.shape[:1] or not torch.isfinite(values).all():
         raise ValueError(f"target {label}: expected {len(nodes)} finite values, one a node, in torch; got {values!r}")
     return label, unit, values
 
 
-def _noise(fit: Calibration, x: np.ndarray, sigma: float | np.ndarray | None) -> np.ndarray:
+def _noise(own: float, x: np.ndarray, sigma: float | np.ndarray | None) -> np.ndarray:
     """Return (candidates,) standard deviation of an ordinary reading."""
-    given = fit.batch.noise[0] if sigma is None else sigma
+    given = own if sigma is None else sigma
     try:
         noise = np.broadcast_to(np.asarray(given, dtype=float), x.shape).copy()
     except ValueError:

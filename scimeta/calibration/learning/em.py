@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.learning.m_step import maximize
-from scimeta.calibration.learning.population import Past, Population, change
+from scimeta.calibration.learning.past import Past, change
 from scimeta.calibration.posterior.posterior import Posterior, posterior
 
 _TRIAL_NODES = 101
@@ -19,9 +20,10 @@ _TRIAL_TOLERANCE = 1e-2
 class State(NamedTuple):
     """Where an iteration stands."""
 
-    population: Population
+    family: Family
     found: Posterior
     converged: bool
+    held_means: bool = False  # the means were not learned, but moved to where they predict best
 
 
 class Loop(NamedTuple):
@@ -32,45 +34,46 @@ class Loop(NamedTuple):
         steps: the most iterations.
         tolerance: the change that ends them.
         bar: of progress.
+        hold_means: True to learn the spreads alone.
     """
 
     past: Past
     steps: int
     tolerance: float
     bar: tqdm
+    hold_means: bool = False
 
-    def posterior(self, population: Population, start: Tensor | None, nodes: int | None = None) -> Posterior:
+    def posterior(self, family: Family, start: Tensor | None, nodes: int | None = None) -> Posterior:
         """Return the past specimens' posteriors (the E step)."""
-        law, prior, points = population.law(self.past), population.prior(self.past), population.points(self.past)
-        outliers = population.outliers
-        return posterior(law, prior, population.shared, points, outliers=outliers, start=start, nodes=nodes)
+        points = family.points(self.past.data)
+        return posterior(family, family.population(self.past.design), points, start=start, nodes=nodes)
 
-    def run(self, population: Population, start: Tensor) -> State:
+    def run(self, family: Family, start: Tensor) -> State:
         """Return where the iteration ends."""
         for _ in range(self.steps):
-            found = self.posterior(population, start)
+            found = self.posterior(family, start)
             start = found.mode
-            updated = maximize(self.past, population, found)
+            updated = maximize(self.past, family, found, hold_means=self.hold_means)
             self.bar.update()
-            if change(population, updated) < self.tolerance:
-                fresh = self.posterior(population, None)
+            if change(family, updated) < self.tolerance:
+                fresh = self.posterior(family, None)
                 better = fresh.log_evidence > found.log_evidence + 0.5  # the specimen sat in a side valley
                 if not better.any():
-                    return State(population, found, True)
+                    return State(family, found, True, self.hold_means)
                 start = torch.where(better[:, None], fresh.mode, start)
-            population = updated
-        return State(population, found, False)
+            family = updated
+        return State(family, found, False, self.hold_means)
 
-    def trial(self, population: Population, start: Tensor, steps: int) -> State:
+    def trial(self, family: Family, start: Tensor, steps: int) -> State:
         """Return where few iterations with few nodes lead, to see whether more are worth their price."""
         for _ in range(steps):
-            found = self.posterior(population, start, _TRIAL_NODES)
-            start, updated = found.mode, maximize(self.past, population, found)
+            found = self.posterior(family, start, _TRIAL_NODES)
+            start, updated = found.mode, maximize(self.past, family, found, hold_means=self.hold_means)
             self.bar.update()
-            if change(population, updated) < _TRIAL_TOLERANCE:
-                return State(population, found, True)
-            population = updated
-        return State(population, found, False)
+            if change(family, updated) < _TRIAL_TOLERANCE:
+                return State(family, found, True, self.hold_means)
+            family = updated
+        return State(family, found, False, self.hold_means)
 
     def some(self, rows: Tensor) -> Loop:
         """Return the iteration on some of the specimens."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,9 @@ from scipy import stats
 from torch import Tensor
 
 from scimeta.calibration.data.points import Points
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Mixture
 from scimeta.calibration.family.outliers import Outliers
-from scimeta.calibration.laws.law import Law
 from scimeta.calibration.nodes import _PROPOSAL_DOF, chosen_nodes, student_nodes
 
 NODES = (101, 151, 401, 1021, 2039)  # for one, two, ... fast parameters; primes, for the lattice's sake
@@ -88,41 +88,34 @@ class Proposal(NamedTuple):
 
 
 def pilot(
-    law: Law, prior: Mixture, shared: Mapping[str, Tensor], points: Points, centre: Tensor, scale: Tensor, count: int
+    family: Family, prior: Mixture, points: Points, centre: Tensor, scale: Tensor, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return centre, scale and log evidence that few nodes around the mode find.
 
     They follow the posterior's mean and covariance, which the mode's curvature may miss by half.
     """
-    found = _weighted(law, prior, shared, points, None, Proposal.single(centre, _WIDER * scale), count // 4 | 1)
+    plain = replace(family, outliers=None)  # which points are wrong is in their standard deviations
+    found = _weighted(plain, prior, points, Proposal.single(centre, _WIDER * scale), count // 4 | 1)
     return *_moved(found, scale), found.log_evidence
 
 
-def importance(
-    law: Law,
-    prior: Mixture,
-    shared: Mapping[str, Tensor],
-    points: Points,
-    outliers: Outliers | None,
-    proposal: Proposal,
-    count: int,
-) -> Weighted:
+def importance(family: Family, prior: Mixture, points: Points, proposal: Proposal, count: int) -> Weighted:
     """Return nodes, weights, effective sample size and log evidence.
 
     Where the nodes of the proposal fit badly they are placed once more: around their own mean if there is one centre
     and no outliers; else many more are taken, of which as many are drawn as are asked for.
     """
-    best = _weighted(law, prior, shared, points, outliers, proposal, count)
+    best = _weighted(family, prior, points, proposal, count)
     poor = (best.effective < _MIN_EFFECTIVE * count).nonzero()[:, 0]
-    plain = outliers is None and proposal.share.shape[1] == 1
+    plain = family.outliers is None and proposal.share.shape[1] == 1
     for rows in poor.split(len(poor) if plain else max(1, len(best.nodes) // _DENSER)) if len(poor) else ():
-        some = prior.rows(rows), shared, Points(*(part[rows] for part in points)), outliers
+        some = prior.rows(rows), Points(*(part[rows] for part in points))
         if plain:
             weighted = Weighted(*(part[rows] for part in best))
             moved = Proposal.single(*_moved(weighted, proposal.scale[rows, 0]))
-            again = _weighted(law, *some, moved, count)
+            again = _weighted(family, *some, moved, count)
         else:
-            again = thinned(_weighted(law, *some, proposal.rows(rows), _DENSER * count), count)
+            again = thinned(_weighted(family, *some, proposal.rows(rows), _DENSER * count), count)
         better = again.effective > best.effective[rows]
         for target, value in zip(best, again, strict=True):
             target[rows[better]] = value[better]
@@ -139,21 +132,11 @@ def thinned(found: Weighted, count: int) -> Weighted:
     return Weighted(nodes, torch.full_like(even, 1.0 / count), found.effective.clamp(max=count), found.log_evidence)
 
 
-def _weighted(
-    law: Law,
-    prior: Mixture,
-    shared: Mapping[str, Tensor],
-    points: Points,
-    outliers: Outliers | None,
-    proposal: Proposal,
-    count: int,
-) -> Weighted:
+def _weighted(family: Family, prior: Mixture, points: Points, proposal: Proposal, count: int) -> Weighted:
     """Return the nodes of a proposal with their normalised weights."""
     nodes, log_proposal = proposal.nodes(count)
-    params = {name: nodes[..., i] for i, name in enumerate(law.fast)}
-    params |= {name: value.expand(nodes.shape[:2]) for name, value in shared.items()}
-    residual = law.curve(params, points.x[:, None]) - points.y[:, None]  # (specimens, nodes, points)
-    log_weights = log_likelihood(residual, points, outliers)
+    residual = family.curve(nodes, points.x[:, None]) - points.y[:, None]  # (specimens, nodes, points)
+    log_weights = log_likelihood(residual, points, family.outliers)
     log_weights = log_weights + prior.log_density(nodes) - log_proposal
     log_weights = torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
     weights = torch.softmax(log_weights, -1).nan_to_num(1.0 / count)

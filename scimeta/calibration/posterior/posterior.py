@@ -6,7 +6,6 @@ three points it covers some 80 % where 90 % is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scimeta.calibration.data.points import Points
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Gaussian, Mixture
-from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.posterior.importance import NODES, Proposal, Weighted, importance, pilot, weighted_covariance
-from scimeta.calibration.posterior.modes import CHUNK, Hills, believed, first, hills
+from scimeta.calibration.posterior.modes import CHUNK, Modes, first, posterior_modes, with_outliers
 
-_LEAST_SHARE = 0.05  # of the nodes, for a hill that holds less
+_LEAST_SHARE = 0.05  # of the nodes, for a mode that holds less
 
 
 class Posterior(NamedTuple):
@@ -60,29 +59,25 @@ class Posterior(NamedTuple):
 
 
 def posterior(
-    law: Law,
+    family: Family,
     prior: Gaussian | Mixture,
-    shared: Mapping[str, Tensor],
     points: Points,
     *,
-    outliers: Outliers | None = None,
     start: Tensor | None = None,
     nodes: int | None = None,
 ) -> Posterior:
     """Return the posterior of every specimen, in batches.
 
     Args:
-        law: the law; its shared parameters are held at ``shared``.
-        prior: over the fast parameters, of one kind of specimens or several.
-        shared: name -> scalar, unconstrained.
+        family: the law, its shared parameters, what a measurement may be beside ordinary.
+        prior: over the fast parameters of each specimen.
         points: measurements.
-        outliers: what a measurement may be beside ordinary; None if all are ordinary.
         start: (specimens, fast) where the search for the mode begins; the best of some of the prior's values if None.
         nodes: nodes a specimen; as many as the number of parameters asks for if None.
     """
-    prior, count = Mixture.of(prior), nodes or NODES[min(len(law.fast), len(NODES)) - 1]
-    found = hills(law, prior, shared, points, outliers, start)
-    proposals = _proposals(law, prior, shared, points, outliers, found, count)
+    prior, count = Mixture.of(prior), nodes or node_count(family.law)
+    found = posterior_modes(family, prior, points, start)
+    proposals = _proposals(family, prior, points, found, count)
     chunk = max(1, CHUNK // (count * points.x.shape[1]))
     best = first(found.specimen)
     mode, empty = found.mode[best], points.x.new_empty
@@ -90,8 +85,8 @@ def posterior(
     joined = Weighted(*(empty(len(mode), *s) for s in ((count, fast), (count,), (), ())))
     batches = [(rows[at], p.rows(at)) for rows, p in proposals for at in torch.arange(len(rows)).split(chunk)]
     for rows, proposal in tqdm(batches, "posterior", leave=False, disable=None, delay=2):
-        some = prior.rows(rows), shared, Points(*(part[rows] for part in points)), outliers
-        for target, value in zip(joined, importance(law, *some, proposal, count), strict=True):
+        some = prior.rows(rows), Points(*(part[rows] for part in points))
+        for target, value in zip(joined, importance(family, *some, proposal, count), strict=True):
             target[rows] = value
     return Posterior(
         joined.nodes,
@@ -105,25 +100,27 @@ def posterior(
     )
 
 
+def node_count(law: Law) -> int:
+    """Return how many nodes a specimen's posterior has, by the law's number of fast parameters."""
+    return NODES[min(len(law.fast), len(NODES)) - 1]
+
+
 def _proposals(
-    law: Law,
-    prior: Mixture,
-    shared: Mapping[str, Tensor],
-    points: Points,
-    outliers: Outliers | None,
-    found: Hills,
-    count: int,
+    family: Family, prior: Mixture, points: Points, found: Modes, count: int
 ) -> list[tuple[Tensor, Proposal]]:
-    """Return rows of specimens that have equally many hills, with where their nodes go."""
-    scale = torch.linalg.cholesky_ex(found.laplace)[0]
+    """Return rows of specimens that have equally many modes, with where their nodes go."""
+    scale, outliers = torch.linalg.cholesky_ex(found.laplace)[0], family.outliers
     chunk = max(1, CHUNK // (count * points.x.shape[1]))
     centre, evidence = torch.empty_like(found.mode), torch.empty_like(found.distance)
-    for kind in found.kind.unique().tolist():
-        for rows in (found.kind == kind).nonzero()[:, 0].split(4 * chunk):
+    for component in found.component.unique().tolist():
+        for rows in (found.component == component).nonzero()[:, 0].split(4 * chunk):
             at = found.specimen[rows]
-            some = Mixture.of(prior.rows(at).mode(kind)), shared, believed(points, outliers, at, found.wrong[rows])
-            centre[rows], scale[rows], evidence[rows] = pilot(law, *some, found.mode[rows], scale[rows], count)
-            evidence[rows] += prior.log_shares[kind]
+            some = (
+                Mixture.of(prior.rows(at).component(component)),
+                with_outliers(points, outliers, at, found.wrong[rows]),
+            )
+            centre[rows], scale[rows], evidence[rows] = pilot(family, *some, found.mode[rows], scale[rows], count)
+            evidence[rows] += prior.log_shares[component]
     if outliers is not None:
         evidence = evidence + found.wrong.sum(-1) * np.log(outliers.share / (1.0 - outliers.share))
     begin = first(found.specimen)
