@@ -86,7 +86,7 @@ def hydride_desorption(batches: str = "DEF") -> Curves:
 
 
 def hydride_rates() -> dict[str, dict[str, float]]:
-    """Return what the authors published of each hydride run, from all of its readings: k in 1/s, its standard deviation.
+    """Return what the authors published of each hydride run, from all of its readings: k and its sd in 1/s.
 
     Law X = 1 - exp(-(k t)^n) with n = 0.8. Licence and source as of :func:`hydride_absorption`.
 
