@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import re
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
-import numpy as np
-
-from scimeta import datasets
-from scimeta.calibration.data.curves import Curves
-from scimeta.calibration.data.delimited import read_delimited
-from scimeta.calibration.data.tables import read_curves
-from scimeta.calibration.data.units import is_share
-from scimeta.calibration.family.prior import Prior, read_prior_file
-from scimeta.calibration.fits.calibrator import Calibrator
-from scimeta.calibration.fits.next_measurement import best_candidates, candidate_scores
-from scimeta.calibration.laws.law import Law
-from scimeta.calibration.learning.learn_prior import learn_prior
 from scimeta.commands import arm, city
-from scimeta.commands.outputs import check_outputs, picture, write
-from scimeta.domains import kinetics
+from scimeta.commands.outputs import check_outputs, picture, say, write, write_table
 
-LAWS = {name.lower().replace("_", "-"): law for name, law in vars(kinetics).items() if isinstance(law, Law)}
+if TYPE_CHECKING:
+    import numpy as np
+
+    from scimeta.calibration.data.curves import Curves
+    from scimeta.calibration.data.delimited import Table
+    from scimeta.calibration.family.prior import Prior
+    from scimeta.calibration.laws.law import Law
+
+# Those of scimeta.domains.kinetics; named here, so that --help need not import it.
+LAWS = (
+    "austin-rickett", "gompertz", "jmak", "jmak-full", "jmak-incomplete", "jmak-incubation", "jmak-kt", "logistic",
+)  # fmt: skip
 
 _LEARN_EXAMPLES = """examples:
   scimeta learn past.csv --law jmak --by alloy -o prior.json
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", UserWarning)
         try:
             options.run(options)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who reads standard output, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its end
         except (ValueError, KeyError, TypeError, OSError) as error:
             _say(error.args[0] if isinstance(error, KeyError) and error.args else error)
             return 2
@@ -89,9 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     learn = commands.add_parser(
         "learn", help="learn a prior from a table of past specimens", epilog=_LEARN_EXAMPLES, formatter_class=raw
     )
-    learn.add_argument("csv", help="one row a measurement")
+    learn.add_argument("csv", help="one row a measurement; -: standard input")
     learn.add_argument("--law", required=True, help=f"{', '.join(LAWS)}; or FILE.py:NAME for a law of your own")
-    learn.add_argument("-o", "--output", required=True, metavar="PRIOR.json", help="where the prior goes")
+    learn.add_argument("-o", "--output", required=True, metavar="PRIOR.json", help="where it goes; -: standard output")
     learn.add_argument("--plot", metavar="PNG", help="draw the population")
     _add_columns(learn)
     learn.set_defaults(run=_learn)
@@ -100,11 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         "fit", help="calibrate new specimens with a prior", epilog=_FIT_EXAMPLES, formatter_class=raw
     )
     fit.add_argument("prior", nargs="?", help="from scimeta learn; without arguments the shipped example runs")
-    fit.add_argument("csv", nargs="?", help="the new specimens' points, one row a measurement")
+    fit.add_argument("csv", nargs="?", help="the new specimens' points, one row a measurement; -: standard input")
     fit.add_argument("--law", help="FILE.py:NAME, where the prior is of a law of your own")
     fit.add_argument("--level", type=float, default=0.9, help="probability of the intervals (default 0.9)")
     fit.add_argument("--plot", metavar="PNG", help="draw points, curve and band")
-    fit.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a specimen")
+    fit.add_argument(
+        "--csv", dest="table", metavar="OUT.csv", help="the estimates, one row a specimen; -: standard output"
+    )
     _add_columns(fit)
     fit.set_defaults(run=_fit)
     _add_next(commands, raw)
@@ -118,14 +124,16 @@ def _add_next(commands: argparse._SubParsersAction, formatter: type[argparse.Hel
         "next", help="say what to measure next of a new specimen", epilog=_NEXT_EXAMPLES, formatter_class=formatter
     )
     after.add_argument("prior", help="from scimeta learn")
-    after.add_argument("csv", help="the new specimens' points so far, one row a measurement")
+    after.add_argument("csv", help="the new specimens' points so far, one row a measurement; -: standard input")
     where = f"in the unit of the law's x: 10,20,40 or FROM:TO:COUNT (default: {_CANDIDATES} over the range of the past)"
     after.add_argument("--candidates", metavar="LIST", help=f"where the next measurement could be, {where}")
     what = "a parameter's name, or the x at which the curve is to be known (default: all parameters)"
     after.add_argument("--target", help=f"what is to become certain: {what}")
     after.add_argument("--law", help="FILE.py:NAME, where the prior is of a law of your own")
     after.add_argument("--plot", metavar="PNG", help="draw the score of the candidates, of one specimen")
-    after.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the scores, one row a candidate")
+    after.add_argument(
+        "--csv", dest="table", metavar="OUT.csv", help="the scores, one row a candidate; -: standard output"
+    )
     _add_columns(after)
     after.set_defaults(run=_next)
 
@@ -142,7 +150,9 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def _learn(options: argparse.Namespace) -> None:
-    check_outputs([options.csv], [options.output], options.plot)
+    from scimeta.calibration.learning.learn_prior import learn_prior
+
+    report = check_outputs([options.csv], prior=options.output, plot=options.plot)
     law = _law(options.law)
     conditions = _names(options.conditions)
     curves = _curves(options, law, conditions)
@@ -151,19 +161,20 @@ def _learn(options: argparse.Namespace) -> None:
     prior = learn_prior(law, curves, conditions=conditions)
     image = picture(prior.plot, options.plot)
     prior.save(options.output)
-    print(f"{prior}\n\nwritten to {options.output}")
-    write(options.plot, image, "figure")
+    say(f"{prior}\n\nwritten to {options.output}", report)
+    write(options.plot, image, "figure", report)
 
 
 def _fit(options: argparse.Namespace) -> None:
-    check_outputs([options.prior, options.csv], [options.table], options.plot)
+    from scimeta.calibration.family.prior import Prior
+    from scimeta.calibration.fits.calibrator import Calibrator
+
+    report = check_outputs([options.prior, options.csv], [options.table], options.plot)
     if options.prior is None:
-        law, options.plot = kinetics.JMAK, options.plot or "fit.png"
+        options.plot = options.plot or "fit.png"
         if options.law or options.x or options.y or options.by or options.sigma or options.conditions:
             raise ValueError("columns and laws need a table: scimeta fit PRIOR.json NEW.csv; alone it runs an example")
-        past, curves = datasets.alloys(), datasets.new_alloy()
-        print(f"shipped example (simulated): {len(past)} past alloys, one new alloy with {len(curves[0])} points\n")
-        prior = learn_prior(law, past)
+        law, prior, curves = _example(report)
     elif options.csv is None:
         raise ValueError(f"fit takes a prior and a table, got only {options.prior}: scimeta fit PRIOR.json NEW.csv")
     else:
@@ -173,13 +184,28 @@ def _fit(options: argparse.Namespace) -> None:
     fits = Calibrator(law, prior, options.level).fit_many(curves)
     result = fits[0] if len(fits) == 1 else fits
     image = picture(result.plot, options.plot)
-    print(result)
-    write(options.table, options.table and fits.to_frame().to_csv(index=False).encode(), "estimates")
-    write(options.plot, image, "figure")
+    say(result, report)
+    write_table(options.table, fits.to_frame, "estimates", report)
+    write(options.plot, image, "figure", report)
+
+
+def _example(report: IO[str]) -> tuple[Law, Prior, Curves]:
+    """Return law, prior and new alloy of the example that ships."""
+    from scimeta import datasets
+    from scimeta.calibration.learning.learn_prior import learn_prior
+
+    past, curves, law = datasets.alloys(), datasets.new_alloy(), _ready("jmak")
+    points = len(curves[0])
+    say(f"shipped example (simulated): {len(past)} past alloys, one new alloy with {points} points\n", report)
+    return law, learn_prior(law, past), curves
 
 
 def _next(options: argparse.Namespace) -> None:
-    check_outputs([options.prior, options.csv], [options.table], options.plot)
+    from scimeta.calibration.family.prior import Prior
+    from scimeta.calibration.fits.calibrator import Calibrator
+    from scimeta.calibration.fits.next_measurement import best_candidates, candidate_scores
+
+    report = check_outputs([options.prior, options.csv], [options.table], options.plot)
     law = _law_of_prior(options)
     prior = Prior.load(options.prior, law)
     candidates = _candidates(options.candidates, prior)
@@ -198,17 +224,20 @@ def _next(options: argparse.Namespace) -> None:
     if not plans:
         raise ValueError(f"no next measurement for any of the {len(curves)} specimens; see the warnings")
     image = picture(plans[0].plot, options.plot)
-    print(
+    say(
         plans[0]
         if len(curves) == 1
-        else best_candidates(plans).to_string(index=False, float_format=lambda v: f"{v:.4g}")
+        else best_candidates(plans).to_string(index=False, float_format=lambda v: f"{v:.4g}"),
+        report,
     )
-    write(options.table, options.table and candidate_scores(plans).to_csv(index=False).encode(), "scores")
-    write(options.plot, image, "figure")
+    write_table(options.table, partial(candidate_scores, plans), "scores", report)
+    write(options.plot, image, "figure", report)
 
 
 def _candidates(text: str | None, prior: Prior) -> np.ndarray:
     """Return the candidates as typed, or evenly over the range of the past."""
+    import numpy as np
+
     if text is None:
         return np.linspace(*prior.x_range, _CANDIDATES)
     parts = text.split(":")
@@ -236,10 +265,15 @@ def _place(target: str) -> float | str:
 
 def _curves(options: argparse.Namespace, law: Law, conditions: Sequence[str]) -> Curves:
     """Return the table's curves, in the law's units where that was asked for."""
+    from scimeta.calibration.data.delimited import read_delimited
+    from scimeta.calibration.data.tables import read_curves
+    from scimeta.calibration.data.units import is_share
+
     x, y = options.x or law.x.name, options.y or law.y.name
-    by = options.by or _specimens(options.csv, (x, y, options.sigma, *conditions))
+    table = read_delimited(options.csv)  # once: standard input is not there a second time
+    by = options.by or _specimens(table, (x, y, options.sigma, *conditions))
     curves = read_curves(
-        options.csv, x=x, y=y, by=by, sigma=options.sigma, conditions=conditions, replicates=options.replicates
+        table, x=x, y=y, by=by, sigma=options.sigma, conditions=conditions, replicates=options.replicates
     )
     if not options.convert:
         return curves
@@ -255,23 +289,25 @@ def _curves(options: argparse.Namespace, law: Law, conditions: Sequence[str]) ->
     return curves.convert(**wanted)
 
 
-def _specimens(path: str, used: Sequence[str | None]) -> str | None:
+def _specimens(table: Table, used: Sequence[str | None]) -> str | None:
     """Return the column named specimen; None if there is none, with a warning if another column looks like it."""
-    table = read_delimited(path)
     for name in table.header:
         if name.lower() == "specimen":
             return name
     for name, cells in zip(table.header, table.columns, strict=True):
         if name not in used and len(set(cells)) > 1 and any(cell[:1].isalpha() for cell in cells):
-            warnings.warn(f"all rows of {path} are read as one specimen; do you mean --by {name!r}?", stacklevel=2)
+            doubt = f"all rows of {table.name} are read as one specimen; do you mean --by {name!r}?"
+            warnings.warn(doubt, stacklevel=2)
             break
     return None
 
 
 def _law(text: str) -> Law:
     """Return the law of a name in LAWS, or NAME from FILE.py, which is run as the user's own code."""
+    from scimeta.calibration.laws.law import Law
+
     if text.lower() in LAWS:
-        return LAWS[text.lower()]
+        return _ready(text.lower())
     file, colon, name = text.rpartition(":")
     if not colon:
         raise ValueError(f"no law {text!r}; there are {', '.join(LAWS)}, or FILE.py:NAME for a law of your own")
@@ -294,13 +330,22 @@ def _law(text: str) -> Law:
 
 def _law_of_prior(options: argparse.Namespace) -> Law:
     """Return the law that was named, or the ready one that the prior file names."""
+    from scimeta.calibration.family.prior import read_prior_file
+
     if options.law:
         return _law(options.law)
     name = read_prior_file(options.prior)["law"].get("name")
-    for law in LAWS.values():
+    for law in map(_ready, LAWS):
         if law.name == name:
             return law
     raise ValueError(f"{options.prior} is of law {name!r}, which is none of scimeta's own; pass --law FILE.py:NAME")
+
+
+def _ready(name: str) -> Law:
+    """Return the law of a name in LAWS."""
+    from scimeta.domains import kinetics
+
+    return getattr(kinetics, name.upper().replace("-", "_"))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from scimeta.core.learned_rule import coordinate_lstm, coordinate_mlp
 from scimeta.core.rules import Rule
 from scimeta.core.tasks import Params
 from scimeta.core.trained import Trained
+from scimeta.files import STATE
 
 _KINDS: dict[str, Callable[..., Rule]] = {
     "coordinate_lstm": coordinate_lstm,
@@ -265,11 +266,12 @@ def save_rule(rule: Rule | Trained, path: str | Path, *, kind: str, sizes: Mappi
             change no parameter's shape, such as the lengths of a controller's ``memory``, are taken at your word.
 
     Raises:
-        ValueError: an unknown kind, or one that has parameters of other names or shapes with these sizes.
+        ValueError: an unknown kind, one that has parameters of other names or shapes with these sizes, or a path with
+            the suffix of another format.
     """
     rule, sizes = rule_of(rule, "save_rule"), dict(sizes or {})
     _check_shapes(_made(kind, sizes, "save_rule"), rule.params, f"save_rule: {_call(kind, sizes)}")
-    return write_state(path, {"rule": {"kind": kind, "sizes": sizes}, "params": rule.params})
+    return write_state(path, {"rule": {"kind": kind, "sizes": sizes}, "params": rule.params}, STATE)
 
 
 def load_rule(path: str | Path) -> Rule:

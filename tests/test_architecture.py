@@ -13,12 +13,12 @@ FILES = sorted([*ROOT.glob("scimeta/**/*.py"), *ROOT.glob("simulators/**/*.py")]
 
 # What the files of a package may import beside the standard library and their own package.
 TABLE = {
-    "scimeta.core": {"torch"},
+    "scimeta.core": {"torch", "lazy_loader"},
     # The outer loop's edges: its history is a table, its checkpoint a file, its progress a bar.
     "scimeta.core.train": {"scimeta.core", "torch", "pandas", "tqdm"},
     "scimeta.core.trained": {"scimeta.core", "torch", "pandas"},
     "scimeta.core.checkpoint": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
-    "scimeta.models": {"torch"},
+    "scimeta.models": {"torch", "lazy_loader"},
     "scimeta.calibration": {
         "scimeta.core",
         "scimeta.files",
@@ -29,22 +29,24 @@ TABLE = {
         "pandas",
         "pint",
         "tqdm",
+        "lazy_loader",
     },
     # Reports are tables.
     "scimeta.ensembles": {"torch", "numpy", "scipy", "sklearn", "joblib", "pandas"},
     # A calibrated law as a scikit-learn estimator.
     "scimeta.calibration.regressor": {"scimeta.calibration", "numpy", "torch", "sklearn", "pandas"},
     # Draws of fits for those who have ArviZ.
-    "scimeta.calibration.fits.export": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
+    "scimeta.calibration.fits.arviz": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
     "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     # robot.yaml beside a user's recordings.
-    "scimeta.domains.arm": {"scimeta.core", "torch", "numpy", "scipy", "pandas", "yaml"},
+    "scimeta.domains.arm": {"scimeta.core", "scimeta.files", "torch", "numpy", "scipy", "pandas", "yaml"},
     # Successor features are learned for minutes: a bar, and a checkpoint's table of what was reached.
     "scimeta.domains.gridworld": {
         "scimeta.calibration",
         "scimeta.models",
         "scimeta.core",
+        "scimeta.files",
         "torch",
         "numpy",
         "scipy",
@@ -58,11 +60,11 @@ TABLE = {
     "scimeta.plots": set(),
     "scimeta.laws": {"scimeta.calibration"},
     "scimeta.datasets": {"scimeta.calibration"},
-    "scimeta": {"scimeta"},
+    "scimeta": {"scimeta", "lazy_loader"},
     "scimeta.cli": {"scimeta", "numpy", "pandas", "simulators"},
     # What a command prints is a table, what it reads a user's file; it brings simulators and domains together.
     "scimeta.commands": {"scimeta", "torch", "numpy", "pandas", "yaml", "simulators"},
-    "scimeta.commands.outputs": {"scimeta.files"},
+    "scimeta.commands.outputs": {"scimeta.files", "pandas"},
     "simulators": {"numpy", "scipy", "pandas", "pybullet", "pybullet_data", "gymnasium", "joblib", "tqdm"},
 }
 

@@ -423,6 +423,11 @@ class TestFiles:
         rule = cell(5)
         return rule._replace(params={name: value + 1 for name, value in rule.params.items()})
 
+    def test_a_suffix_of_another_format_is_refused(self, tmp_path):
+        with pytest.raises(ValueError, match=r"not written as \.pkl; name it rule\.safetensors"):
+            save_rule(self.changed(), tmp_path / "rule.pkl", kind="cell", sizes={"units": 5})
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_rule_comes_back_to_the_bit(self, tmp_path):
         path = save_rule(self.changed(), tmp_path / "rule.safetensors", kind="cell", sizes={"units": 5})
         rule = load_rule(path)

@@ -12,14 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from scimeta.commands.arm_report import advise, alike, comparison, draw_training, masses
-from scimeta.commands.outputs import check_outputs, picture, write
-from scimeta.domains import arm
+from scimeta.commands.outputs import check_outputs, picture, say, write, write_table
+from scimeta.files import check_path
 
 if TYPE_CHECKING:
+    from scimeta.domains import arm
     from simulators.arm import Chain, Robot
     from simulators.arm import Trials as Simulated
 
@@ -115,12 +112,17 @@ def _add_weigh(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="which to weigh, if none is named (default test)")
     parser.add_argument("--samples", type=int, help=f"rows taken of each trial (default {_SAMPLES}; fixed: as trained)")
     parser.add_argument("--level", type=float, default=0.9, help="probability of the intervals (default 0.9)")
-    parser.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the estimates, one row a trial")
+    parser.add_argument(
+        "--csv", dest="table", metavar="OUT.csv", help="the estimates, one row a trial; -: standard output"
+    )
     parser.add_argument("--plot", metavar="PNG", help=f"draw masses and intervals (alone: {_PICTURE})")
     parser.set_defaults(run=_weigh)
 
 
 def _simulate(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from scimeta.domains import arm
     from simulators import arm as simulators
 
     for name, least in (("trials", 1), ("test", 0), ("samples", 2), ("workers", 1), ("seed", 0)):
@@ -129,6 +131,7 @@ def _simulate(options: argparse.Namespace) -> None:
     folder, file = Path(options.output), simulators.urdf(options.robot)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; name another folder with -o, or remove it")
+    check_path(folder / "robot.yaml" if folder.is_dir() else folder)
     arm.read_urdf(file)  # says best what is wrong with one
     rng = np.random.default_rng((options.seed, 0))
     nominal = simulators.nominal(file)
@@ -151,6 +154,8 @@ def _run(
     options: argparse.Namespace, robot: Robot, nominal: Chain
 ) -> tuple[Simulated, list[arm.Log], list[arm.Log | None]]:
     """Return what was simulated, its logs, and those of the new trials without a load where asked for."""
+    import numpy as np
+
     from simulators import arm as simulators
 
     rated = np.inf if nominal.rated_payload is None else nominal.rated_payload
@@ -178,12 +183,21 @@ def _run(
 
 
 def _logs(trials: Simulated) -> list[arm.Log]:
+    import torch
+
+    from scimeta.domains import arm
+
     columns = (torch.from_numpy(getattr(trials, name)) for name in arm.Log._fields)
     return [arm.Log(*rows) for rows in zip(*columns, strict=True)]
 
 
 def _train(options: argparse.Namespace) -> None:
-    check_outputs(_recorded(options.folder), [options.output, options.checkpoint], options.plot)
+    import torch
+
+    from scimeta.commands.arm_report import draw_training
+    from scimeta.domains import arm
+
+    check_outputs(_recorded(options.folder), learned=options.output, checkpoint=options.checkpoint, plot=options.plot)
     if options.steps < 1:
         raise ValueError(f"--steps is a whole number, 1 or more; got {options.steps}")
     trials = _read(options.folder).of("train")
@@ -202,7 +216,7 @@ def _train(options: argparse.Namespace) -> None:
         )
     image = picture(partial(draw_training, weigher), options.plot)
     weigher.save(options.output)
-    print(
+    say(
         f"{weigher}\n\nwritten to {options.output}; next: "
         f"scimeta arm weigh {options.output} {options.folder} --plot {_PICTURE}"
     )
@@ -210,9 +224,11 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _weigh(options: argparse.Namespace) -> None:
+    from scimeta.commands.arm_report import advise, alike, comparison, masses
+
     if options.weigher is None:
         options.weigher, options.plot = _WEIGHER, options.plot or _PICTURE
-    check_outputs([options.weigher, *_recorded(options.folder)], [options.table], options.plot)
+    report = check_outputs([options.weigher, *_recorded(options.folder)], [options.table], options.plot)
     weigher = _load(options.weigher)
     trials = _chosen(_read(options.folder), options)
     _check_arm(weigher.arm, trials.arm, options)
@@ -227,13 +243,15 @@ def _weigh(options: argparse.Namespace) -> None:
     table.insert(1, "true_mass", trials.mass.numpy())
     truth = trials.mass if trials.mass.isfinite().all() else None
     image = picture(partial(found.plot, truth, level=options.level), options.plot)
-    print(f"{weigher}\n\n{masses(table, options.level)}\n\n{rows}\n")
-    write(options.table, options.table and table.to_csv(index=False).encode(), "estimates")
-    write(options.plot, image, "figure")
+    say(f"{weigher}\n\n{masses(table, options.level)}\n\n{rows}\n", report)
+    write_table(options.table, lambda: table, "estimates", report)
+    write(options.plot, image, "figure", report)
     advise(trials, found, options.folder, another)
 
 
 def _read(folder: str) -> arm.Trials:
+    from scimeta.domains import arm
+
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"there is no folder {folder} of recordings; scimeta arm simulate writes an example")
     return arm.read_trials(folder)
@@ -245,6 +263,8 @@ def _recorded(folder: str) -> list[str]:
 
 
 def _load(path: str) -> arm.Weigher:
+    from scimeta.domains import arm
+
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a weigher; the order is scimeta arm weigh WEIGHER FOLDER")
     if not Path(path).is_file():
@@ -281,6 +301,8 @@ def _samples(weigher: arm.Weigher, asked: int | None) -> int:
 
 
 def _resampled(names: Sequence[str], logs: Sequence[arm.Log], samples: int) -> arm.Log:
+    from scimeta.domains import arm
+
     if samples < 1:
         raise ValueError(f"--samples is a whole number, 1 or more; got {samples}")
     short = [f"{name} ({len(log.t)})" for name, log in zip(names, logs, strict=True) if len(log.t) < samples]
@@ -320,6 +342,8 @@ def _naming(names: Sequence[str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Ten unknowns are not worth sharing among cores: it takes several times as long."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -8,13 +8,14 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scimeta.commands.city_aims import Aim, cell_of, finite, goal, learned_preferences, preferences, states_of
-from scimeta.commands.city_journey import travel
-from scimeta.commands.city_report import draw_journey, examination, portrait, route_table, words, worth
-from scimeta.commands.learned_city import CityMap, LearnedCity, learn_city
-from scimeta.commands.outputs import check_outputs, picture, write
-from scimeta.domains.gridworld import Weights
+from scimeta.commands.outputs import check_outputs, picture, say, write, write_table
+
+if TYPE_CHECKING:
+    from scimeta.commands.city_aims import Aim
+    from scimeta.commands.learned_city import CityMap, LearnedCity
+    from scimeta.domains.gridworld import Weights
 
 _CITY, _PICTURE = "city.safetensors", "city_route.png"
 _EXAMPLES = """from a map to a route:
@@ -67,14 +68,17 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     go.add_argument("--rewards", metavar="CSV", help="rewards that were met, from which preferences are learned")
     go.add_argument("--sigma", type=float, help="standard deviation of those rewards' noise (default: not known)")
     go.add_argument("--improve", type=int, default=0, metavar="N", help="plan so many improvements more (default 0)")
-    go.add_argument("--csv", dest="table", metavar="OUT.csv", help="write the route, one row a step")
+    go.add_argument("--csv", dest="table", metavar="OUT.csv", help="the route, one row a step; -: standard output")
     go.add_argument("--plot", metavar="PNG", help=f"draw map, values and route (alone: {_PICTURE})")
     go.set_defaults(run=_go)
 
 
 def _train(options: argparse.Namespace) -> None:
+    from scimeta.commands.city_report import examination, portrait
+    from scimeta.commands.learned_city import learn_city
+
     known = _map(options)
-    check_outputs([known.source], [options.output])
+    check_outputs([known.source], learned=options.output)
     started = time.perf_counter()
     learned = learn_city(known, options.gamma)
     seconds = time.perf_counter() - started
@@ -85,8 +89,11 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _go(options: argparse.Namespace) -> None:
+    from scimeta.commands.city_journey import travel
+    from scimeta.commands.city_report import draw_journey, route_table, words, worth
+
     _settle(options)
-    check_outputs([options.city, options.rewards], [options.table], options.plot)
+    report = check_outputs([options.city, options.rewards], [options.table], options.plot)
     known = _load(options.city)
     check_outputs([known.map.source], [options.table], options.plot)
     aim, found = _aim(known, options)
@@ -99,13 +106,15 @@ def _go(options: argparse.Namespace) -> None:
         )
     table = route_table(known, journey)
     image = picture(partial(draw_journey, known, journey), options.plot)
-    print(*[f"{found}\n"] * (found is not None), words(known, journey), worth(journey.judged, start), sep="\n")
-    write(options.table, options.table and table.to_csv(index=False).encode(), "route")
-    write(options.plot, image, "figure")
+    said = [*[f"{found}\n"] * (found is not None), words(known, journey), worth(journey.judged, start)]
+    say("\n".join(said), report)
+    write_table(options.table, lambda: table, "route", report)
+    write(options.plot, image, "figure", report)
 
 
 def _map(options: argparse.Namespace) -> CityMap:
     """Return the map that was named, with its places."""
+    from scimeta.commands.learned_city import CityMap
     from simulators.gridworld import LAYOUTS
 
     symbols, spots = _named(options.place)
@@ -133,6 +142,8 @@ def _text(path: Path) -> str:
 
 def _named(pairs: Sequence[str]) -> tuple[dict[str, str], dict[str, list[int]]]:
     """Return symbol -> name, and name -> row and column, of what --place says."""
+    from scimeta.commands.city_aims import cell_of
+
     symbols, spots = {}, {}
     for left, right in (_pair(pair, "--place", "L=NAME or NAME=ROW,COL, such as L=library") for pair in pairs):
         cell = cell_of(right)
@@ -172,6 +183,8 @@ def _settle(options: argparse.Namespace) -> None:
 
 def _load(path: str) -> LearnedCity:
     """Return the city of a file whose map is still the same."""
+    from scimeta.commands.learned_city import LearnedCity
+
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no city {path}; scimeta city train writes one")
     if Path(path).is_dir():
@@ -191,6 +204,8 @@ def _load(path: str) -> LearnedCity:
 
 def _aim(known: LearnedCity, options: argparse.Namespace) -> tuple[Aim, Weights | None]:
     """Return what is wanted, and what was learned of it from rewards."""
+    from scimeta.commands.city_aims import finite, goal, learned_preferences, preferences
+
     if options.rewards is not None:
         return learned_preferences(known, options.rewards, options.sigma)
     if options.reward is not None:
@@ -206,6 +221,8 @@ def _aim(known: LearnedCity, options: argparse.Namespace) -> tuple[Aim, Weights 
 def _start(known: LearnedCity, aim: Aim, asked: str | None) -> int:
     """Return the state where the journey begins."""
     if asked is not None:
+        from scimeta.commands.city_aims import states_of
+
         return int(states_of(known, asked)[0])
     goals = [] if aim.ends is None else aim.ends
     firsts = [int(states[0]) for states in known.city.places.values() if not set(states) & set(goals)]

@@ -14,6 +14,7 @@ from numpy import ndarray
 from scimeta.core.checkpoint import read_state, write_state
 from scimeta.domains import gridworld
 from scimeta.domains.gridworld.transitions import check_gamma
+from scimeta.files import STATE
 
 if TYPE_CHECKING:
     from simulators.gridworld import City
@@ -124,7 +125,8 @@ class LearnedCity:
         if self.map.source is not None:
             known["source"] = os.path.relpath(self.map.source, Path(path).parent)
         arrays = {name: torch.from_numpy(getattr(self, name)) for name in ("policies", "successors")}
-        write_state(path, {"kind": _KIND, "map": known, "gamma": self.gamma, "names": list(self.names), **arrays})
+        state = {"kind": _KIND, "map": known, "gamma": self.gamma, "names": list(self.names), **arrays}
+        write_state(path, state, STATE)
 
     @classmethod
     def load(cls, path: str | Path) -> LearnedCity:

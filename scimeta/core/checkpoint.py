@@ -14,24 +14,31 @@ from torch import Tensor
 
 from scimeta.core.learners import MetaLearner
 from scimeta.core.rules import Meta
-from scimeta.files import write_atomically
+from scimeta.files import STATE, Format, check_path, write_atomically
 
 _FORMAT = "scimeta checkpoint 1"
 
 
-def write_state(path: str | Path, state: Any) -> Path:
+def write_state(path: str | Path, state: Any, format: Format | None = None) -> Path:
     """Return ``path`` after a nest of dictionaries, lists, tensors, numbers and strings has been written to it.
 
     Numbers come back exactly; tuples come back as lists.
 
+    Args:
+        path: the file, replaced if it is there.
+        state: the nest.
+        format: ``STATE`` refuses suffixes of other formats; None takes any.
+
     Raises:
         TypeError: the nest holds something else.
         FileNotFoundError: the folder does not exist.
+        OSError: the path cannot be written otherwise.
+        ValueError: it has the suffix of another format.
     """
     tensors: dict[str, Tensor] = {}
     outline = json.dumps(_outline(state, "state", tensors))
     facts = {"format": _FORMAT, "outline": outline, "sha256": _digest(outline, tensors)}
-    return write_atomically(path, lambda temporary: save_file(tensors, temporary, facts))
+    return write_atomically(path, lambda temporary: save_file(tensors, temporary, facts), format)
 
 
 def read_state(path: str | Path) -> Any:
@@ -45,6 +52,8 @@ def read_state(path: str | Path) -> Any:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a checkpoint")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device, not a checkpoint")
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
     try:
@@ -60,9 +69,14 @@ def read_state(path: str | Path) -> Any:
     return _filled(json.loads(facts["outline"]), tensors.__getitem__)
 
 
+def check_checkpoint(path: str | Path) -> None:
+    """Raise OSError or ValueError, before any work, if a run could not be kept in the file and taken up from it."""
+    check_path(path, STATE, again=True)
+
+
 def save_meta(learner: MetaLearner, path: str | Path) -> Path:
     """Return ``path`` after the learner's initialisation and rule parameters have been written to it."""
-    return write_state(path, {"learner": describe(learner), "best": learner.meta._asdict()})
+    return write_state(path, {"learner": describe(learner), "best": learner.meta._asdict()}, STATE)
 
 
 def load_meta(learner: MetaLearner, path: str | Path) -> MetaLearner:

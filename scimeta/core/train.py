@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
 from scimeta.core.checkpoint import (
+    check_checkpoint,
     compare,
     describe,
     has_parts,
@@ -345,6 +346,8 @@ def _check_choices(clip_norm: Any, precision: Any, checkpoint: str | Path | None
         raise FileNotFoundError(
             f"meta_train: cannot write {checkpoint}: the folder {Path(checkpoint).parent} does not exist"
         )
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
 
 
 def _try_one(

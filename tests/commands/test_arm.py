@@ -92,6 +92,13 @@ def quickly(learn):
     return lambda *arguments, training, **options: learn(*arguments, training=arm.Training(40, 20), **options)
 
 
+def test_masses_go_to_standard_output_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weighed(capsys, "weigher.safetensors arm_trials --csv m.csv")
+    said = weighed(capsys, "weigher.safetensors arm_trials --csv - --plot m.png")
+    assert said.out == (folder / "m.csv").read_text() and "mass [kg]" in said.err
+    assert said.err.endswith("figure: m.png\n")
+
+
 def test_what_is_printed_and_written_is_what_the_functions_say(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -96,6 +96,15 @@ def test_a_route_is_said_and_written_step_by_step(folder: Path, capsys: pytest.C
     assert (folder / "r.svg").read_bytes().startswith(b"<?xml")
 
 
+def test_a_route_goes_to_standard_output_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told(capsys, "go streets.safetensors park --start station --csv r.csv")
+    line = "city go streets.safetensors park --start station --csv - --plot r.png"
+    assert main(shlex.split(line)) == 0
+    said = capsys.readouterr()
+    assert said.out == (folder / "r.csv").read_text() and said.err.startswith("station -> 2 north")
+    assert said.err.endswith("figure: r.png\n")
+
+
 def test_train_reports_the_regrets_that_go_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = told(capsys, "train town -o again.safetensors")
     for name in ("library", "station", "park", "market", "cafe"):

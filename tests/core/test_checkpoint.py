@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pickle
 import random
 from collections.abc import Callable
@@ -463,6 +464,31 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path) -> None:
         load_meta(learner, tmp_path / "absent")
 
 
+@pytest.mark.parametrize("name", ["run.pt", "run.json", "-", os.devnull])
+def test_a_file_that_could_not_be_taken_up_again_is_refused_before_the_first_step(tmp_path, monkeypatch, name) -> None:
+    def tasks(*_):
+        raise AssertionError("a task was drawn")
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot write .*(not written as|to be read again)"):
+        meta_train(LEARNER, tasks, steps=3, checkpoint=name, generator=seeded())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_kept_behind_a_link(tmp_path) -> None:
+    (tmp_path / "link").symlink_to("run")
+    whole, part = run(9), run(5, checkpoint=tmp_path / "link")
+    again = run(9, checkpoint=tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "run").is_symlink()
+    assert not differences(again.meta.init, whole.meta.init) and differences(part.meta.init, whole.meta.init)
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is a pipe or a device, not a checkpoint"):
+        read_state(tmp_path / "pipe")
+
+
 # What is saved.
 
 
@@ -520,6 +546,12 @@ def test_what_a_checkpoint_cannot_hold_is_named_and_the_old_file_stays(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
         write_state(tmp_path / "nowhere" / "state", {"a": 1})
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_was_learned_is_not_saved_under_a_suffix_of_another_format(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"not written as \.pt; name it model\.safetensors"):
+        run(1).save(tmp_path / "model.pt")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_slow_parameter_is_saved_with_the_fast(tmp_path) -> None:

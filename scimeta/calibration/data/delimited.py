@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -46,8 +48,10 @@ class Table(NamedTuple):
         return ValueError(f"{', '.join(where)}: {problem}")
 
 
-def read_delimited(source: str | Path | IO) -> Table:
-    """Return the table that a text file holds, all cells as text."""
+def read_delimited(source: str | Path | IO | Table) -> Table:
+    """Return the table that a text file holds, all cells as text; ``-`` is the standard input."""
+    if isinstance(source, Table):
+        return source
     name, text = _text(source)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     separator = None
@@ -87,13 +91,17 @@ def _text(source: str | Path | IO) -> tuple[str, str]:
         name, content = Path(str(getattr(source, "name", "table"))).name, source.read()
     elif isinstance(source, str) and "\n" in source:
         raise ValueError("read_curves takes a path, not the text of a table; pass io.StringIO(text)")
+    elif isinstance(source, str | Path) and os.fspath(source) == "-":
+        name, content = "standard input", getattr(sys.stdin, "buffer", sys.stdin).read()
     elif isinstance(source, str | Path):
         path = Path(source)
         name = path.name
         if not path.exists():
             raise FileNotFoundError(f"there is no file {path} (looked in {Path.cwd()}); check the path")
-        if not path.is_file():
-            raise ValueError(f"{path} is a directory or a device; pass the path of a table in it")
+        if path.is_dir():
+            raise ValueError(f"{path} is a directory; pass the path of a table in it")
+        if path.is_block_device() or path.is_socket():
+            raise ValueError(f"{path} is a device; pass the path of a table")
         content = path.read_bytes()
     else:
         raise TypeError(f"read_curves takes a path, an open file or a DataFrame; got {type(source).__name__}")

@@ -24,7 +24,7 @@ _INFINITE = {"inf", "infinity"}
 
 
 def read_curves(
-    source: str | Path | IO | pd.DataFrame,
+    source: str | Path | IO | pd.DataFrame | Table,
     *,
     x: str = "time",
     y: str = "fraction",
@@ -41,7 +41,8 @@ def read_curves(
     "time". Nothing in a file is executed or unpickled.
 
     Args:
-        source: path of a text table, an open file, or a pandas DataFrame.
+        source: path of a text table, ``-`` for the standard input, an open file, a pandas DataFrame, or what
+            ``read_delimited`` returned.
         x: column of the abscissa.
         y: column of the measured ordinate.
         by: column that names the specimen; None if the whole table is one specimen.

@@ -23,7 +23,7 @@ from scimeta.calibration.family.provenance import NO_COVARIATES, Covariates, Lea
 from scimeta.calibration.family.ranges import Reach
 from scimeta.calibration.intervals import Estimate
 from scimeta.calibration.laws.law import Law
-from scimeta.files import write_atomically
+from scimeta.files import PRIOR, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -314,9 +314,14 @@ class Prior:
         return numpyro_text(self.family, self.covariates, self.spread(), self.origin)
 
     def save(self, path: str | Path) -> Path:
-        """Write the prior as a readable JSON file, whole or not at all; returns the path."""
+        """Write the prior as a readable JSON file, whole or not at all; returns the path.
+
+        Raises:
+            ValueError: the path has the suffix of another format.
+            OSError: it cannot be written.
+        """
         text = json.dumps(prior_content(self.family, self.covariates, self.learned), indent=1, allow_nan=False)
-        return write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+        return write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"), PRIOR)
 
     @staticmethod
     def load(path: str | Path, law: Law) -> Prior:

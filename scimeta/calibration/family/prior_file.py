@@ -171,6 +171,8 @@ def read_prior_file(path: str | Path) -> dict:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, not a prior file")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a pipe or a device; save the prior to a file and name that")
     if not path.is_file():
         raise FileNotFoundError(f"no prior file {path}; make one with learn_prior(...).save({str(path)!r})")
     text = path.read_bytes().decode("utf-8-sig", errors="replace")

@@ -21,7 +21,6 @@ rad/s, rad/s^2 and Nm (m and N where prismatic).
 from __future__ import annotations
 
 import math
-import shutil
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from scimeta.domains.arm.payloads import box
 from scimeta.domains.arm.recording_files import Setup, check_names, read_log, read_setup, read_table
 from scimeta.domains.arm.suspicions import check_torques
 from scimeta.domains.arm.urdf import Arm, read_urdf
+from scimeta.files import write_atomically
 
 _COM = ["com_x", "com_y", "com_z"]
 _COLUMNS = ("trial", "mass", *_COM, "tare", "split")
@@ -161,11 +161,14 @@ def write_trials(
         split: what each trial is for; train by default.
         tares: the same movements without a load, None where there is none.
         derivatives: False leaves qd and qdd out of the tables.
-    Raises: FileExistsError if the folder holds recordings; ValueError for what does not fit, as `check_log`.
+    Raises: FileExistsError if the folder holds recordings, or is a file; ValueError for what does not fit, as
+        `check_log`.
     """
     folder, urdf = Path(folder), Path(urdf)
     if any((folder / name).exists() for name in ("robot.yaml", "trials.csv")):
         raise FileExistsError(f"write_trials: {folder} holds recordings; choose another folder, or remove them")
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"write_trials: {folder} is a file; name a folder")
     arm = read_urdf(urdf, tip)
     if isinstance(logs, Log):
         logs = [Log(*parts) for parts in zip(*check_log(arm, logs), strict=True)]
@@ -191,9 +194,10 @@ def write_trials(
             _write_log(folder / f"{name}_tare.csv", tare, derivatives)
     copy = folder / urdf.name
     if copy.resolve() != urdf.resolve():
-        shutil.copyfile(urdf, copy)
-    table.to_csv(folder / "trials.csv", index=False)
-    (folder / "robot.yaml").write_text(_robot_yaml(arm, urdf.name), encoding="utf-8")  # last: a broken write has none
+        write_atomically(copy, lambda temporary: temporary.write_bytes(urdf.read_bytes()))
+    write_atomically(folder / "trials.csv", lambda temporary: table.to_csv(temporary, index=False))
+    robot = _robot_yaml(arm, urdf.name)  # last: a broken write has none
+    write_atomically(folder / "robot.yaml", lambda temporary: temporary.write_text(robot, encoding="utf-8"))
     return folder
 
 
@@ -314,7 +318,8 @@ def _write_log(path: Path, log: Log, derivatives: bool) -> None:
     columns = {"t": log.t.numpy()}
     for kind in kinds:
         columns |= {f"{kind}{joint + 1}": values for joint, values in enumerate(getattr(log, kind).numpy().T)}
-    pd.DataFrame(columns).to_csv(path, index=False, float_format="%.12g")
+    table = pd.DataFrame(columns)
+    write_atomically(path, lambda temporary: table.to_csv(temporary, index=False, float_format="%.12g"))
 
 
 def _robot_yaml(arm: Arm, urdf: str) -> str:

@@ -64,7 +64,7 @@ def learn_to_weigh(
         movement: "fixed" if every trial made the same test movement, sampled at the same instants, and every future one
             will: the step is then plain, by a learned matrix. "any": it uses each trial's own curvature.
         training: steps and rates; a fixed movement takes as many steps again for the matrix.
-        checkpoint: a file to go on from after a kill; a fixed movement keeps a second one, `<name>.matrix<suffix>`.
+        checkpoint: a file to go on from after a kill; a fixed movement keeps a second one, `<name>.matrix.safetensors`.
         generator: of the start and of the order of the trials, on the CPU.
     Raises: ValueError for a log that `check_log` refuses, shapes that do not fit, fewer than 10 labelled trials, masses
         below zero, or movements that differ though said to be fixed.
@@ -93,7 +93,7 @@ def learn_to_weigh(
     if fixed:
         # The curvature of what was learned, frozen into coordinates, is where the step's matrix starts.
         frame = _frame(done.meta.init, scale, past)
-        file = None if file is None else file.with_name(f"{file.stem}.matrix{file.suffix}")
+        file = None if file is None else file.with_name(f"{file.stem}.matrix.safetensors")
         done = train(done.meta.init, frame, ["rule.*", "init.payload", "init.offset"], training.lr / 100, file)
     carried = given_mass(prior, torch.as_tensor(mass, dtype=torch.float64)[learned])
     classical = calibrate(arm, select_tasks(log, learned), *carried, link_error=_LINK_ERROR, com_error=_COM_ERROR)

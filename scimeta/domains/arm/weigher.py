@@ -21,6 +21,7 @@ from scimeta.domains.arm.log import Log, check_log
 from scimeta.domains.arm.model import ArmModel, Noise, nominal
 from scimeta.domains.arm.urdf import Arm
 from scimeta.domains.arm.weighing import PayloadPrior, Weighing
+from scimeta.files import STATE
 
 _SAME = 0.02  # rad, how far a trial may be from the fixed movement
 
@@ -133,7 +134,7 @@ class Weigher:
         classical = {**self.classical._asdict(), "chain": self.classical.chain._asdict()}
         state["movement"] = None if self.movement is None else self.movement._asdict()
         state |= {"arm": arm, "classical": classical, "prior": self.prior._asdict(), "meta": self.meta._asdict()}
-        return write_state(Path(path), {"weigher": state})
+        return write_state(Path(path), {"weigher": state}, STATE)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Weigher:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scimeta.core.checkpoint import has_parts, read_state, write_state
 from scimeta.domains.gridworld.deep_network import SuccessorNetwork, backup, best_values, follow, greedy_policy
+from scimeta.files import STATE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,6 +92,7 @@ class DeepSuccessors:
                 "network": dict(self.network.state_dict()),
                 "history": history,
             },
+            STATE,
         )
 
     def _check(

@@ -25,7 +25,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scimeta.core.checkpoint import compare, has_parts, random_state, read_state, restore_random_state, write_state
+from scimeta.core.checkpoint import (
+    check_checkpoint,
+    compare,
+    has_parts,
+    random_state,
+    read_state,
+    restore_random_state,
+    write_state,
+)
 from scimeta.core.distributed import find_device
 from scimeta.domains.gridworld.deep import DeepSuccessors, as_history, describe
 from scimeta.domains.gridworld.deep_maps import Grids, PicturedMap, lay_out
@@ -272,3 +280,5 @@ def _check_numbers(counts: dict[str, int], lr: float, target_rate: float, checkp
         raise FileNotFoundError(
             f"learn_deep_successors: cannot write {checkpoint}: there is no folder {Path(checkpoint).parent}"
         )
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from scimeta.calibration.compare import compare
+from scimeta.calibration.comparison import compare
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.data.points import pad

@@ -206,6 +206,12 @@ class TestFile:
         with pytest.raises(FileNotFoundError, match=r"the folder .*nowhere does not exist"):
             prior().save(tmp_path / "nowhere" / "prior.json")
 
+    @pytest.mark.parametrize("name", ["prior.xlsx", "prior.pkl", "prior.csv"])
+    def test_a_suffix_of_another_format_is_refused(self, tmp_path, name):
+        with pytest.raises(ValueError, match=r"a prior is not written as .*; name it prior\.json"):
+            prior().save(tmp_path / name)
+        assert list(tmp_path.iterdir()) == []
+
     def test_a_number_that_json_cannot_hold_is_refused_and_leaves_nothing_behind(self, tmp_path):
         with pytest.raises(ValueError):
             prior(x_range=(0.0, np.inf)).save(tmp_path / "prior.json")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from scimeta.calibration.fits.export import arviz_draws
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
@@ -18,7 +19,6 @@ from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits.calibration import Calibrations
 from scimeta.calibration.fits.calibrator import Calibrator
-from scimeta.calibration.fits.export import arviz_draws
 from scimeta.calibration.laws.law import Law, Parameter
 
 EVERY_SUPPORT = {

@@ -138,6 +138,22 @@ def test_recordings_are_not_overwritten(folder):
         write_trials(folder, urdf("iiwa"), LOG)
 
 
+def test_recordings_are_written_behind_the_links_of_a_folder(tmp_path):
+    folder = tmp_path / "arm"
+    folder.mkdir()
+    for name in ("trial_1.csv", "iiwa.urdf", "robot.yaml"):
+        (folder / name).symlink_to(tmp_path / name)
+    trials = read_trials(write_trials(folder, urdf("iiwa"), LOG))
+    assert len(trials) == 3 and (folder / "robot.yaml").is_symlink() and (tmp_path / "robot.yaml").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["arm", "iiwa.urdf", "robot.yaml", "trial_1.csv"]
+
+
+def test_a_file_is_no_folder_for_recordings(tmp_path):
+    (tmp_path / "arm").write_text("")
+    with pytest.raises(FileExistsError, match="arm is a file; name a folder"):
+        write_trials(tmp_path / "arm", urdf("iiwa"), LOG)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

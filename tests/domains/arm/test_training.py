@@ -205,6 +205,12 @@ def test_bad_trials_are_refused_before_any_training(iiwa, prior, past, robot):
         learn(log=log._replace(q=log.q * 180 / math.pi))
 
 
+def test_a_weigher_is_not_saved_under_a_suffix_of_another_format(any_movement, tmp_path):
+    with pytest.raises(ValueError, match=r"name it weigher\.safetensors"):
+        any_movement.save(tmp_path / "weigher.pkl")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_holds_no_weigher_is_refused(any_movement, tmp_path):
     file = any_movement.save(tmp_path / "weigher.safetensors")
     damaged = tmp_path / "damaged.safetensors"

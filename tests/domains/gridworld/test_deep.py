@@ -156,6 +156,14 @@ def test_a_result_prints_its_size_and_cost_and_plots(trained):
     assert len(trained.plot().lines) == 2
 
 
+def test_a_suffix_of_another_format_is_refused(few, trained, tmp_path):
+    with pytest.raises(ValueError, match=r"name it deep\.safetensors"):
+        trained.save(tmp_path / "deep.pt")
+    with pytest.raises(ValueError, match=r"name it run\.safetensors"):
+        learn(few, steps=1, checkpoint=tmp_path / "run.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_of_something_else_is_refused(few, tmp_path):
     learn(few, steps=1, checkpoint=tmp_path / "run.safetensors")
     with pytest.raises(ValueError, match="holds no deep successor features"):

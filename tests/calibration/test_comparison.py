@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from scimeta.calibration.compare import Comparison, compare, crps
+from scimeta.calibration.comparison import Comparison, compare, crps
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.laws.law import Law, Parameter
 
