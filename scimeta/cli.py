@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from scimeta.commands import arm, city
+from scimeta.commands import arm, city, shipped_example
 from scimeta.commands.outputs import check_outputs, picture, say, write, write_table
 
 if TYPE_CHECKING:
@@ -169,35 +169,26 @@ def _fit(options: argparse.Namespace) -> None:
     from scimeta.calibration.family.prior import Prior
     from scimeta.calibration.fits.calibrator import Calibrator
 
-    report = check_outputs([options.prior, options.csv], [options.table], options.plot)
     if options.prior is None:
-        options.plot = options.plot or "fit.png"
         if options.law or options.x or options.y or options.by or options.sigma or options.conditions:
             raise ValueError("columns and laws need a table: scimeta fit PRIOR.json NEW.csv; alone it runs an example")
-        law, prior, curves = _example(report)
+        options.plot = options.plot or "fit.png"
     elif options.csv is None:
         raise ValueError(f"fit takes a prior and a table, got only {options.prior}: scimeta fit PRIOR.json NEW.csv")
+    report = check_outputs([options.prior, options.csv], [options.table], options.plot)
+    if options.prior is None:
+        fits, draw = shipped_example.fits(options.level, report)
     else:
         law = _law_of_prior(options)
         prior = Prior.load(options.prior, law)
         curves = _curves(options, law, tuple(dict.fromkeys((*prior.conditions, *_names(options.conditions)))))
-    fits = Calibrator(law, prior, options.level).fit_many(curves)
-    result = fits[0] if len(fits) == 1 else fits
-    image = picture(result.plot, options.plot)
-    say(result, report)
+        fits = Calibrator(law, prior, options.level).fit_many(curves)
+        result = fits[0] if len(fits) == 1 else fits
+        draw = result.plot
+        say(result, report)
+    image = picture(draw, options.plot)
     write_table(options.table, fits.to_frame, "estimates", report)
     write(options.plot, image, "figure", report)
-
-
-def _example(report: IO[str]) -> tuple[Law, Prior, Curves]:
-    """Return law, prior and new alloy of the example that ships."""
-    from scimeta import datasets
-    from scimeta.calibration.learning.learn_prior import learn_prior
-
-    past, curves, law = datasets.alloys(), datasets.new_alloy(), _ready("jmak")
-    points = len(curves[0])
-    say(f"shipped example (simulated): {len(past)} past alloys, one new alloy with {points} points\n", report)
-    return law, learn_prior(law, past), curves
 
 
 def _next(options: argparse.Namespace) -> None:
