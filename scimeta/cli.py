@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from scimeta.commands import arm, city, shipped_example
 from scimeta.commands.outputs import check_outputs, picture, say, write, write_table
