@@ -35,7 +35,7 @@ TABLE = {
     # A calibrated law as a scikit-learn estimator.
     "scimeta.calibration.regressor": {"scimeta.calibration", "numpy", "torch", "sklearn", "pandas"},
     # Draws of fits for those who have ArviZ.
-    "scimeta.calibration.fits.export": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
+    "scimeta.calibration.fits.arviz": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
     "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     # robot.yaml beside a user's recordings.
