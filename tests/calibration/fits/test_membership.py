@@ -121,7 +121,23 @@ def test_a_fit_says_it_and_a_batch_says_the_same(truth: Prior, jmak: Law) -> Non
     fits = Calibrator(jmak, truth).fit_many(curves)
     assert [fit.family for fit in fits] == fits.families
     assert fits["strange"].family.sentence.startswith("the specimen is hardly one of the family: about ")
-    assert fits[0].family.sentence in str(fits[0])
+    one = fits[0]
+    assert one.family.sentence in str(one)
+
+
+def test_a_report_tells_the_closed_form_until_the_family_was_asked_for(line: Law) -> None:
+    """Of a line the points are Gaussian around what the prior expects: their distance is chi-squared."""
+    prior = Prior.by_hand(line, [[1.0, 0.5]], [[0.5, -0.2], [-0.2, 0.4]], 0.3)
+    x, rows = np.array([0.5, 1.0, 2.0]), np.array([[1.0, 0.5], [1.0, 1.0], [1.0, 2.0]])
+    off = np.array([[0.4, -0.3, 0.2], [0.9, -0.9, 0.9]])
+    fits = Calibrator(line, prior).fit_many([Curve(f"S{i}", x, rows @ [1.0, 0.5] + o) for i, o in enumerate(off)])
+    covariance = rows @ prior.covariance @ rows.T + 0.09 * np.eye(3)
+    p = stats.chi2.sf(np.einsum("si,ij,sj->s", off, np.linalg.inv(covariance), off), 3)
+    np.testing.assert_allclose(fits.surprise, p, rtol=1e-5)
+    usual, strange = fits
+    assert f"the points are such as the prior expects (p = {p[0]:.2g}, chi-squared)" in str(usual)
+    assert f"the points are improbable under the prior (p = {p[1]:.1g}, chi-squared): check specimen" in str(strange)
+    assert strange.family.sentence in str(strange) and "chi-squared" not in str(strange)
 
 
 def test_shared_parameters_are_part_of_the_family() -> None:
