@@ -163,7 +163,7 @@ print(f"area under the curve {area.median():.0f} h mg/L ({area.quantile(0.05):.0
 # %%
 early = judged.loc["the first hour", "rms error"]
 assert early["scimeta"] < min(early["least squares"], early["mean of the others"])
-assert all(prior.discrepancy is not None for prior in priors.values())
+assert all(prior.family.discrepancy is not None for prior in priors.values())
 if not SMOKE:  # two patients decide nothing more
     late = judged.loc["0.5, 2 and 7 h", "rms error"]
     assert late["scimeta"] < min(late["least squares"], late["mean of the others"])

@@ -60,7 +60,7 @@ def simulate() -> Callable[..., tuple[Family, list[Curve]]]:
 @pytest.fixture(scope="session")
 def truth(jmak: Law) -> Prior:
     """The population from which the simulator draws, as a prior: what perfect learning would return."""
-    return Prior(jmak, np.array([ONE_KIND[0]]), np.array(ONE_KIND[1]), 0.02)
+    return Prior.by_hand(jmak, np.array([ONE_KIND[0]]), np.array(ONE_KIND[1]), 0.02)
 
 
 @pytest.fixture(scope="session")

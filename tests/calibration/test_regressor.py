@@ -24,7 +24,7 @@ DECAY = Law(
     Axis("signal"),
     first_guess=lambda t, y: {"tau": 1.0},
 )
-PRIOR = Prior(DECAY, [[0.0]], [[0.25]], noise=0.05)
+PRIOR = Prior.by_hand(DECAY, [[0.0]], [[0.25]], noise=0.05)
 T = np.linspace(0.2, 4.0, 12)
 Y = np.exp(-T / 1.3) + 0.03 * np.random.default_rng(0).normal(size=12)
 

@@ -7,11 +7,12 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers
-from scimeta.calibration.intervals import Errors, weighted_quantiles
+from scimeta.calibration.intervals import weighted_quantiles
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.nodes import normal_nodes
 
@@ -25,6 +26,32 @@ class Interval(NamedTuple):
     value: Tensor
     upper: Tensor
     std: Tensor
+
+
+class Errors(NamedTuple):
+    """Standard errors of parameters whose intervals do not come from the nodes.
+
+    Attributes:
+        of: name -> (specimens,) standard error of the unconstrained parameter.
+        dof: (specimens,) degrees of freedom behind them; inf where their scale is known.
+    """
+
+    of: Mapping[str, np.ndarray]
+    dof: np.ndarray
+
+    def __getitem__(self, rows: Sequence[int]) -> Errors:
+        """Return the errors of some specimens."""
+        return Errors({name: error[rows] for name, error in self.of.items()}, self.dof[rows])
+
+    def interval(self, law: Law, name: str, best: Tensor, tail: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return lower, value, upper and standard error in natural units, (specimens,) each, from Student's t."""
+        error = torch.from_numpy(self.of[name])
+        reach = error * torch.from_numpy(special.stdtrit(np.minimum(self.dof, 1e10), 1.0 - tail))
+        u = best.clone().requires_grad_()
+        value = law.constrain({name: u})[name]
+        (slope,) = torch.autograd.grad(value.sum(), u)
+        lower, upper = (law.constrain({name: end})[name] for end in (best - reach, best + reach))
+        return lower, value.detach(), upper, slope.abs() * error
 
 
 class Draws(Protocol):

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.fits.calibration import Calibration, Calibrations
-from scimeta.calibration.fits.draws import LeastSquaresDraws
+from scimeta.calibration.fits.draws import Errors, LeastSquaresDraws
 from scimeta.calibration.fits.solver import Fit, solve, solve_jointly
-from scimeta.calibration.intervals import Errors, probability
+from scimeta.calibration.intervals import probability
 from scimeta.calibration.laws.checks import check_law
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.nodes import multivariate_t

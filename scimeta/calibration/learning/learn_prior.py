@@ -74,7 +74,8 @@ def learn_prior(
 
     Reference: Dempster, Laird, Rubin, J. R. Stat. Soc. B 39, 1 (1977); Lindstrom, Bates, Biometrics 46, 673 (1990).
 
-    >>>     >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
+    >>> from scimeta.calibration.laws.law import Parameter
+    >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
     >>> rng, times = np.random.default_rng(0), np.array([0.5, 1.0, 2.0, 3.0])
     >>> taus = np.exp(0.3 * rng.standard_normal(50))
     >>> past = [Curve(f"A{i}", times, np.exp(-times / t) + 0.02 * rng.standard_normal(4)) for i, t in enumerate(taus)]

@@ -324,7 +324,7 @@ class TestUnits:
     @pytest.mark.parametrize("door", [
         learn_prior,
         lambda law, curves: LeastSquares(law).fit_many(curves),
-        lambda law, curves: Calibrator(law, Prior(law, [[-1.5]], [[0.1]], 0.01)).fit_many(curves),
+        lambda law, curves: Calibrator(law, Prior.by_hand(law, [[-1.5]], [[0.1]], 0.01)).fit_many(curves),
         lambda law, curves: compare([law, dataclasses.replace(law, name="other")], curves),
     ])  # fmt: skip
     @pytest.mark.parametrize("some", [

@@ -11,6 +11,7 @@ import torch
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.conditions import coefficient_covariance, condition_value, resolved
 from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Covariates
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.learning.learn_prior import learn_prior
@@ -84,7 +85,7 @@ class TestPrior:
     def test_is_the_same_in_kelvin_and_in_celsius(self, prior):
         kelvin = learn_prior(DECAY, heated(name="T [K]", offset=0.0), conditions=["1/T"])
         np.testing.assert_allclose(kelvin.coefficients, prior.coefficients, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(kelvin.centre, prior.centre, rtol=1e-12)
+        np.testing.assert_allclose(kelvin.covariates.centre, prior.covariates.centre, rtol=1e-12)
 
     def test_foretells_at_a_temperature_given_with_or_without_its_unit(self, prior):
         x, y = TIMES[:2], np.exp(-TIMES[:2])
@@ -111,8 +112,8 @@ class TestPrior:
         assert again.activation_energy("k") == prior.activation_energy("k")
 
     def test_shows_its_place_as_a_temperature(self, prior):
-        assert f"at T = {1 / prior.centre[0]:.4g} K" in str(prior)
-        assert 349 < 1 / prior.centre[0] < 350
+        assert f"at T = {1 / prior.covariates.centre[0]:.4g} K" in str(prior)
+        assert 349 < 1 / prior.covariates.centre[0] < 350
 
 
 class TestActivationEnergy:
@@ -128,7 +129,9 @@ class TestActivationEnergy:
         """Precise curves: each gives its own ln k, and the textbook's regression is all that is left."""
         T = np.array([c.conditions["T [degC]"] for c in heated()]) + 273.15
         z = 1e3 / GAS / T
-        rows = np.stack(list(prior.past.values()))[:, 0] + prior.slopes().iloc[0, 0] * (1 / T - prior.centre[0])
+        rows = np.stack(list(prior.past.values()))[:, 0] + prior.slopes().iloc[0, 0] * (
+            1 / T - prior.covariates.centre[0]
+        )
         slope, _ = np.polyfit(z, rows, 1)
         left = rows - np.polyval(np.polyfit(z, rows, 1), z)
         textbook = np.sqrt(left @ left / (len(z) - 2) / ((z - z.mean()) ** 2).sum())
@@ -150,12 +153,12 @@ class TestActivationEnergy:
         """40 families of 12 specimens: 90 % of them, give or take three standard errors."""
         held = []
         for seed in range(40):
-            energy = learn_prior(DECAY, heated(12, seed + 100), conditions=["1/T"], modes=1).activation_energy("k")
+            energy = learn_prior(DECAY, heated(12, seed + 100), conditions=["1/T"], components=1).activation_energy("k")
             held.append(energy.lower < ENERGY < energy.upper)
         assert abs(np.mean(held) - 0.9) < 3 * (0.9 * 0.1 / 40) ** 0.5
 
     def test_of_a_prior_set_by_hand_has_no_interval(self):
-        prior = Prior(DECAY, [[0.0], [-1.0]], [[0.1]], 0.02, ("1/T [K]",), [0.003], [1e-4])
+        prior = Prior.by_hand(DECAY, [[0.0], [-1.0]], [[0.1]], 0.02, Covariates(("1/T [K]",), [0.003], [1e-4]))
         energy = prior.activation_energy("k")
         assert energy.value == pytest.approx(1e-3 * GAS / 1e-4)
         assert np.isnan(energy.lower) and "no standard errors" in str(energy)
@@ -199,5 +202,5 @@ class TestDoors:
             Calibrator(DECAY, prior).fit([1.0], [0.5], conditions={"T": -300.0})
 
     def test_errors_of_another_shape_are_refused(self, prior):
-        with pytest.raises(ValueError, match=r"coefficient_errors must be \(2, 1\), not negative"):
-            replace(prior, coefficient_errors=np.zeros(3))
+        with pytest.raises(ValueError, match=r"coefficient_covariances must be covariances of shape \(1, 2, 1, 2, 1\)"):
+            replace(prior, learned=prior.learned._replace(coefficient_covariances=np.zeros(3)))

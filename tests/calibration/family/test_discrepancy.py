@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,20 @@ from scipy import stats
 from scimeta import Axis, Calibrator, Curve, Law, Parameter, Prior, learn_prior
 from scimeta.calibration.data.points import Points
 from scimeta.calibration.family.discrepancy import Discrepancy, first_discrepancy
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Gaussian
+from scimeta.calibration.family.provenance import Learned
 from scimeta.calibration.posterior.posterior import posterior
 
 LINE = Law("line", lambda x, a, b: a + b * x, {"a": Parameter(), "b": Parameter()})
 DECAY = Law("decay", lambda t, rate: torch.exp(-rate * t), {"rate": Parameter("1/s", "positive")}, Axis("time", "s"))
 KNOTS = np.array([0.0, 1.0, 3.0])
 TIMES = np.array([0.1, 0.3, 0.6, 1.0, 1.5, 2.0, 2.5, 3.0])
+
+
+def family(noise: float, covariance: np.ndarray | None = None, discrepancy: Discrepancy | None = None) -> Family:
+    one = Family.gaussian(LINE, [[0.1, 0.6]], np.eye(2) if covariance is None else covariance, noise)
+    return replace(one, discrepancy=discrepancy)
 
 
 def points() -> Points:
@@ -41,7 +49,7 @@ def misfitting(count: int, rng: np.random.Generator) -> tuple[list[Curve], np.nd
 def test_a_discrepancy_of_zero_leaves_the_posterior_as_it_is():
     none = Discrepancy(KNOTS, np.zeros(3), np.zeros(3))
     prior = Gaussian(torch.zeros(2, 2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
-    plain, absorbed = (posterior(LINE, prior, {}, given) for given in (points(), none.absorbed(points())))
+    plain, absorbed = (posterior(family(1.0), prior, given) for given in (points(), none.absorbed(points())))
     for one, other in zip(plain, absorbed, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
@@ -60,7 +68,7 @@ def test_whitening_inverts_the_covariance_and_leaves_padding_at_zero():
 def test_a_linear_law_with_a_discrepancy_is_the_gaussian_process_posterior():
     found = Discrepancy(KNOTS, np.array([0.2, -0.1, 0.3]), np.array([0.3, 0.1, 0.2]))
     covariance, noise = np.array([[0.5, 0.1], [0.1, 0.3]]), 0.2
-    prior = Prior(LINE, [[0.1, 0.6]], covariance, noise, discrepancy=found)
+    prior = Prior(family(noise, covariance, found))
     x, y, new = np.array([0.0, 0.5, 2.0]), np.array([0.3, 0.2, 1.9]), np.array([0.25, 1.2, 2.6])
     fit = Calibrator(LINE, prior).fit(x, y)
 
@@ -80,13 +88,15 @@ def test_a_linear_law_with_a_discrepancy_is_the_gaussian_process_posterior():
     density = stats.multivariate_normal(mean[:3], spread[:3, :3] + noise**2 * np.eye(3)).logpdf(y)
     data = Points(*(torch.from_numpy(v)[None] for v in (x, y, np.full(3, 1.0 / noise))))
     population = Gaussian(torch.tensor([[0.1, 0.6]], dtype=torch.float64), torch.from_numpy(covariance))
-    assert float(posterior(LINE, population, {}, found.absorbed(data)).log_evidence) == pytest.approx(density, abs=1e-3)
+    assert float(posterior(prior.family, population, found.absorbed(data)).log_evidence) == pytest.approx(
+        density, abs=1e-3
+    )
 
 
 def test_a_misfit_of_the_early_points_is_found_and_the_parameters_keep_their_meaning():
     past, log_rate = misfitting(30, np.random.default_rng(0))
     prior = learn_prior(DECAY, past, objective="likelihood")
-    assert prior.discrepancy is not None
+    assert prior.family.discrepancy is not None
     assert prior.noise == pytest.approx(0.01, rel=0.25)
     assert float(prior.coefficients[0, 0]) == pytest.approx(log_rate.mean(), abs=0.05)
     assert float(prior.covariance[0, 0]) ** 0.5 == pytest.approx(log_rate.std(), rel=0.2)
@@ -104,7 +114,7 @@ def test_a_misfit_of_the_early_points_is_found_and_the_parameters_keep_their_mea
 def test_a_law_that_is_right_has_no_discrepancy():
     rng = np.random.default_rng(2)
     y = np.exp(-np.exp(0.3 * rng.standard_normal((30, 1))) * TIMES) + 0.01 * rng.standard_normal((30, len(TIMES)))
-    assert learn_prior(DECAY, [Curve(f"A{i}", TIMES, row) for i, row in enumerate(y)]).discrepancy is None
+    assert learn_prior(DECAY, [Curve(f"A{i}", TIMES, row) for i, row in enumerate(y)]).family.discrepancy is None
 
 
 def test_draws_have_the_exact_conditional_mean():
@@ -120,25 +130,40 @@ def test_draws_have_the_exact_conditional_mean():
 
 def test_a_prior_with_a_discrepancy_comes_back_from_its_file_and_old_files_still_load(tmp_path):
     found = Discrepancy(KNOTS, np.array([0.2, -0.1, 0.3]), np.array([0.3, 0.0, 0.2]))
-    prior = Prior(LINE, [[0.1, 0.6]], np.eye(2), 0.2, discrepancy=found, objective="predictive")
+    past = {"A": np.array([0.0, 0.5]), "B": np.array([0.2, 0.7])}
+    learned = Learned(past, (0.0, 3.0), objective="predictive")
+    prior = Prior(family(0.2, discrepancy=found), learned=learned)
     path = prior.save(tmp_path / "prior.json")
     again = Prior.load(path, LINE)
     for name in ("knots", "mean", "variance"):
-        np.testing.assert_array_equal(getattr(again.discrepancy, name), getattr(found, name))
-    assert again.objective == "predictive" and "misses along x" in str(again)
-    content = json.loads(path.read_text())
-    for name in ("discrepancy", "objective", "modes", "outliers", "coefficient errors"):
-        del content[name]
-    path.write_text(json.dumps({**content, "format": "scimeta prior, version 1"}))
-    assert Prior.load(path, LINE).discrepancy is None
+        np.testing.assert_array_equal(getattr(again.family.discrepancy, name), getattr(found, name))
+    assert again.learned.objective == "predictive" and "misses along x" in str(again)
+    content = {
+        "format": "scimeta prior, version 1",
+        "law": json.loads(path.read_text())["law"],
+        "coefficients": [[0.1, 0.6]],
+        "covariance": [[1.0, 0.0], [0.0, 1.0]],
+        "noise": 0.2,
+        "wander": 0.0,
+        "conditions": {},
+        "shared": {},
+        "x range": [0.0, 3.0],
+        "converged": True,
+        "misfit": None,
+        "past": {name: row.tolist() for name, row in past.items()},
+    }
+    path.write_text(json.dumps(content))
+    old = Prior.load(path, LINE)
+    assert old.family.discrepancy is None and old.learned.objective == "likelihood"
+    np.testing.assert_array_equal(old.coefficients, [[0.1, 0.6]])
 
 
-def test_the_report_says_how_much_of_the_band_is_misfit():
+def test_the_report_says_how_much_of_the_band_is_discrepancy():
     found = Discrepancy(KNOTS, np.zeros(3), np.full(3, 100.0))
-    prior = Prior(LINE, [[0.1, 0.6]], 1e-6 * np.eye(2), 0.2, discrepancy=found)
+    prior = Prior(family(0.2, 1e-6 * np.eye(2), found))
     fit = Calibrator(LINE, prior).fit([0.5], [0.4])
-    assert "misfit of the law along x: 100% of the variance" in str(fit)
-    assert float(fit.batch.misfit_share(np.array([1.0, 2.0]))[0]) > 0.99
+    assert "model discrepancy along x: 100% of the variance" in str(fit)
+    assert float(fit.batch.draws.discrepancy_share(torch.tensor([1.0, 2.0], dtype=torch.float64))[0]) > 0.99
 
 
 def test_there_are_half_as_many_knots_as_points_and_none_for_fewer_than_four():

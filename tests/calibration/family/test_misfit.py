@@ -117,7 +117,7 @@ def wrong(jmak):
 
 class TestLearned:
     def test_a_misfit_is_found_where_the_law_is_wrong(self, wrong):
-        assert wrong.misfit is not None and 0.01 < np.abs(wrong.misfit.values).max() < 0.1
+        assert wrong.family.misfit is not None and 0.01 < np.abs(wrong.family.misfit.values).max() < 0.1
         assert wrong.converged and "in the same way in all specimens" in str(wrong)
 
     def test_the_corrected_law_leaves_less_noise(self, jmak, wrong):
@@ -127,7 +127,7 @@ class TestLearned:
     def test_predictions_of_the_rest_gain_by_it_and_their_bands_hold(self, jmak, wrong):
         curves, true = powers(1, 300, points=6)
         t = np.linspace(0.1, 3.0, 30)
-        plain = replace(wrong, misfit=None)
+        plain = replace(wrong, family=replace(wrong.family, misfit=None))
         rmse = [
             np.sqrt(((Calibrator(jmak, p).fit_many(curves).predict(t) - true)[:, 6:] ** 2).mean())
             for p in (wrong, plain)
@@ -142,7 +142,7 @@ class TestLearned:
         curves, _ = powers(2, 60)
         with_it, without = (
             Calibrator(jmak, p).fit_many(curves).estimates()
-            for p in (wrong, replace(wrong, misfit=None, discrepancy=None))
+            for p in (wrong, replace(wrong, family=replace(wrong.family, misfit=None, discrepancy=None)))
         )
         for name in ("k", "n"):
             shift = np.log(with_it[name]["value"] / without[name]["value"])
@@ -152,7 +152,7 @@ class TestLearned:
     @pytest.mark.parametrize("seed", range(5))
     def test_no_misfit_is_found_where_the_law_is_right(self, jmak, simulate, seed):
         prior = learn_prior(jmak, simulate(60, seed=seed, times=np.linspace(0.1, 3.0, 15))[1])
-        assert prior.misfit is None and prior.wander == 0.0
+        assert prior.family.misfit is None and prior.family.wander == 0.0
 
     def test_a_law_that_is_off_by_what_its_parameters_can_do_has_no_misfit(self, line):
         """Every line has its own level: a common shift is the population's mean, not a misfit."""
@@ -163,7 +163,7 @@ class TestLearned:
             for i, (a, b) in enumerate(rng.normal(size=(50, 2)))
         ]
         prior = learn_prior(line, curves)
-        assert prior.misfit is None and prior.coefficients[0, 0] == pytest.approx(7.0, abs=0.5)
+        assert prior.family.misfit is None and prior.coefficients[0, 0] == pytest.approx(7.0, abs=0.5)
 
     def test_specimens_that_are_all_alike_have_none(self):
         law = Law("level", lambda x, a: a + 0 * x, {"a": Parameter()}, Axis("x"), Axis("y"))
@@ -172,4 +172,4 @@ class TestLearned:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # EM is slow where a variance is zero
             prior = learn_prior(law, curves, steps=100)
-        assert prior.misfit is None
+        assert prior.family.misfit is None

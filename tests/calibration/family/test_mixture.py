@@ -1,4 +1,4 @@
-"""Populations of several kinds: closed forms, how many are found, what is printed, drawn and kept."""
+"""Populations of several components: closed forms, how many are found, what is printed, drawn and kept."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import torch
 from scipy import stats
 
 from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Gaussian, Mixture
-from scimeta.calibration.family.prior import Mode, Prior
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Learned
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.laws.checks import measured
+from scimeta.calibration.laws.law import Law
 from scimeta.calibration.learning.learn_prior import learn_prior
 from scimeta.calibration.posterior.posterior import posterior
 from simulators.kinetics import TWO_KINDS, two_kinds
@@ -27,14 +30,16 @@ def kinds_of_alloys(specimens: int, seed: int, times: np.ndarray = TIMES):
     return family, [Curve(f"A{i}", times, y) for i, y in enumerate(family.fractions)]
 
 
+def mixture(law: Law, weights: list[float], coefficients: np.ndarray, covariances: np.ndarray) -> Family:
+    parts = (torch.from_numpy(np.array(part, dtype=float)) for part in (weights, coefficients, covariances))
+    return Family(law, *parts, 0.02)
+
+
 @pytest.fixture(scope="module")
 def both(jmak) -> Prior:
     """The two kinds of alloys from which the simulator draws."""
     means, covariances = (np.array(part) for part in zip(*TWO_KINDS, strict=True))
-    middle = means.mean(0)
-    whole = covariances.mean(0) + (means - middle).T @ (means - middle) / 2
-    modes = tuple(Mode(0.5, m[None], c) for m, c in zip(means, covariances, strict=True))
-    return Prior(jmak, middle[None], whole, 0.02, modes=modes)
+    return Prior(mixture(jmak, [0.5, 0.5], means[:, None], covariances))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ class TestDensity:
             torch.tensor([0.3, 0.7], dtype=torch.float64).log(), means, torch.from_numpy(np.array(covariances))
         )
 
-    def test_it_is_the_weighted_sum_of_the_kinds(self):
+    def test_it_is_the_weighted_sum_of_the_components(self):
         mixture, nodes = self.mixture(), torch.from_numpy(np.random.default_rng(1).normal(size=(3, 5, 2)))
         for i in range(3):
             parts = [
@@ -73,7 +78,7 @@ class TestDensity:
 
 
 class TestPosterior:
-    """y = level + slope x: posterior and evidence under each kind are textbook formulas, and so is the belief in it."""
+    """y = level + slope x: posterior and evidence under each component are textbook formulas, as is its probability."""
 
     def linear(self, line, apart: float):
         rng = np.random.default_rng(3)
@@ -92,10 +97,18 @@ class TestPosterior:
         log_shares = torch.from_numpy(np.log(shares))
         prior = Mixture(log_shares, torch.from_numpy(means).expand(12, 2, 2), torch.from_numpy(covariances))
         curves = [Curve(f"S{i}", x[i], row) for i, row in enumerate(y)]
-        return posterior(line, prior, {}, measured(line, curves).points(0.4)), prior, believed, after, evidence
+        return (
+            posterior(
+                Family.gaussian(line, np.zeros((1, 2)), np.eye(2), 0.4), prior, measured(line, curves).points(0.4)
+            ),
+            prior,
+            believed,
+            after,
+            evidence,
+        )
 
     @pytest.mark.parametrize("apart", [0.5, 2.0, 6.0])
-    def test_each_kind_is_believed_as_its_closed_form_says(self, line, apart):
+    def test_each_component_is_as_probable_as_its_closed_form_says(self, line, apart):
         found, prior, believed, after, evidence = self.linear(line, apart)
         members = (prior.memberships(found.nodes) * found.weights).sum(-1).T
         np.testing.assert_allclose(members, believed, atol=0.02)
@@ -107,15 +120,16 @@ class TestPosterior:
         curves = [Curve(f"S{i}", [0.0, 1.0, 2.0], rng.normal(size=3)) for i in range(5)]
         gaussian = Gaussian(torch.zeros(5, 2).double(), torch.eye(2).double())
         points = measured(line, curves).points(0.3)
+        family = Family.gaussian(line, np.zeros((1, 2)), np.eye(2), 0.3)
         for one, other in zip(
-            posterior(line, gaussian, {}, points), posterior(line, Mixture.of(gaussian), {}, points), strict=True
+            posterior(family, gaussian, points), posterior(family, Mixture.of(gaussian), points), strict=True
         ):
             torch.testing.assert_close(one, other, rtol=1e-14, atol=1e-14)
 
-    def test_two_equal_kinds_are_one(self, jmak, truth, simulate):
-        half = Mode(0.5, truth.coefficients, truth.covariance)
+    def test_two_equal_components_are_one(self, jmak, truth, simulate):
+        halves = Prior(mixture(jmak, [0.5, 0.5], 2 * [truth.coefficients], 2 * [truth.covariance]))
         curves = simulate(40, seed=5, points=4)[1]
-        one, two = (Calibrator(jmak, p).fit_many(curves) for p in (truth, replace(truth, modes=(half, half))))
+        one, two = (Calibrator(jmak, p).fit_many(curves) for p in (truth, halves))
         for name in ("k", "n"):
             for part in ("value", "lower", "upper"):
                 a, b = (fits.estimates()[name][part] for fits in (one, two))
@@ -133,24 +147,24 @@ class TestPosterior:
 class TestHowMany:
     @pytest.mark.parametrize("seed", range(20))
     def test_eight_alloys_of_one_kind_stay_one(self, jmak, simulate, seed):
-        assert learn_prior(jmak, simulate(8, seed=seed, times=TIMES)[1]).modes == ()
+        assert len(learn_prior(jmak, simulate(8, seed=seed, times=TIMES)[1]).components) == 1
 
     @pytest.mark.parametrize("seed", range(6))
     def test_twenty_alloys_of_one_kind_stay_one(self, jmak, simulate, seed):
-        assert learn_prior(jmak, simulate(20, seed=seed, times=TIMES)[1]).modes == ()
+        assert len(learn_prior(jmak, simulate(20, seed=seed, times=TIMES)[1]).components) == 1
 
     @pytest.mark.parametrize("seed", range(4))
     def test_two_kinds_are_found_among_twenty_alloys(self, jmak, seed):
-        modes = learn_prior(jmak, kinds_of_alloys(20, seed)[1]).modes
-        assert [round(mode.share, 1) for mode in modes] == [0.5, 0.5]
+        components = learn_prior(jmak, kinds_of_alloys(20, seed)[1]).components
+        assert [round(one.weight, 1) for one in components] == [0.5, 0.5]
 
-    def test_the_kinds_are_recovered_as_if_the_parameters_had_been_seen(self, found):
+    def test_the_components_are_recovered_as_if_the_parameters_had_been_seen(self, found):
         family = kinds_of_alloys(60, 0, np.linspace(0.1, 3.0, 30))[0]
-        assert len(found.modes) == 2 and found.noise == pytest.approx(0.02, rel=0.1)
-        for kind, mode in enumerate(found.modes):
+        assert len(found.components) == 2 and found.noise == pytest.approx(0.02, rel=0.1)
+        for kind, component in enumerate(found.components):
             u = np.stack([np.log(family.k), family.n])[:, family.kind == kind]
-            np.testing.assert_allclose((mode.coefficients[0] - u.mean(1)) / u.std(1), 0.0, atol=0.1)
-            np.testing.assert_allclose(np.sqrt(np.diag(mode.covariance)) / u.std(1), 1.0, atol=0.15)
+            np.testing.assert_allclose((component.coefficients[0] - u.mean(1)) / u.std(1), 0.0, atol=0.1)
+            np.testing.assert_allclose(np.sqrt(np.diag(component.covariance)) / u.std(1), 1.0, atol=0.15)
 
     def test_all_together_are_the_specimens_own_moments(self, found):
         past = np.array(list(found.past.values()))
@@ -159,34 +173,50 @@ class TestHowMany:
 
     def test_as_many_as_are_asked_for_are_given(self, jmak, simulate):
         curves = simulate(40, seed=1, times=TIMES)[1]
-        assert learn_prior(jmak, curves, modes=1).modes == ()
-        modes = learn_prior(jmak, curves, modes=2).modes
-        assert len(modes) == 2 and sum(mode.share for mode in modes) == pytest.approx(1.0)
+        assert len(learn_prior(jmak, curves, components=1).components) == 1
+        components = learn_prior(jmak, curves, components=2).components
+        assert len(components) == 2 and sum(one.weight for one in components) == pytest.approx(1.0)
 
-    @pytest.mark.parametrize(("modes", "message"), [
-        (9, "9 modes need 36 specimens, 4 each .* there are 8: ask for 2 at most"),
-        (0, 'modes must be "auto" or a whole number, 1 or more; got 0'),
-        ("two", "modes must be"),
-        (True, "modes must be"),
+    @pytest.mark.parametrize(("components", "message"), [
+        (9, "9 components need 36 specimens, 4 each .* there are 8: ask for 2 at most"),
+        (0, 'components must be "auto" or a whole number, 1 or more; got 0'),
+        ("two", "components must be"),
+        (True, "components must be"),
     ])  # fmt: skip
-    def test_more_modes_than_the_specimens_carry_are_refused(self, jmak, simulate, modes, message):
+    def test_more_components_than_the_specimens_carry_are_refused(self, jmak, simulate, components, message):
         with pytest.raises(ValueError, match=message):
-            learn_prior(jmak, simulate(8, seed=0, times=TIMES)[1], modes=modes)
+            learn_prior(jmak, simulate(8, seed=0, times=TIMES)[1], components=components)
+
+
+def older(prior: Prior, law: dict) -> dict:
+    """Return what the files of versions 1 and 2 hold alike of a prior set by hand, beside its means and spreads."""
+    return {
+        "law": law,
+        "noise": prior.noise,
+        "wander": 0.0,
+        "conditions": {},
+        "shared": {},
+        "x range": [0.0, 1.0],
+        "converged": True,
+        "misfit": None,
+        "past": {},
+    }
 
 
 class TestPrior:
-    def test_the_print_has_a_line_on_each_kind(self, both):
+    def test_the_print_has_a_line_on_each_component(self, both):
         text = str(both)
-        assert "2 kinds of specimens:" in text
-        assert "50% with k 0.7788 (0.5162 to 1.175), n 1.4 (1.153 to 1.647)" in text
+        assert "mixture of 2 components:" in text
+        assert "component 1: 50% with k 0.7788 (0.5162 to 1.175), n 1.4 (1.153 to 1.647)" in text
 
-    def test_a_report_says_of_which_kind_the_specimen_is(self, jmak, both):
-        """n = 3.4 is of the second kind, and two hills are left where there is a single point."""
+    def test_a_report_says_of_which_component_the_specimen_is(self, jmak, both):
+        """n = 3.4 is of the second component, and two hills are left where there is a single point."""
         sure = Calibrator(jmak, both).fit(TIMES, -np.expm1(-((1.28 * TIMES) ** 3.4)))
-        assert "kind of specimen, as print(prior) counts them: 2 (> 99 %), 1 (< 1 %)" in str(sure)
+        assert "mixture component, as print(prior) counts them: 2 (> 99 %), 1 (< 1 %)" in str(sure)
         unsure = Calibrator(jmak, both).fit_many([Curve("A", [1.0], [0.5]), Curve("B", TIMES, sure.curve.y)])
-        np.testing.assert_allclose(unsure.kinds.sum(1), 1.0)
-        assert 0.05 < unsure["A"].batch.kinds[0, 0] < 0.95 and unsure["B"].batch.kinds[0, 1] > 0.99
+        np.testing.assert_allclose(unsure.component_probabilities.sum(1), 1.0)
+        one, other = (unsure[name].batch.component_probabilities[0] for name in "AB")
+        assert 0.05 < one[0] < 0.95 and other[1] > 0.99
 
     def test_the_table_holds_the_stated_share_of_the_draws(self, both):
         frame, drawn = both.to_frame(level=0.8), both.sample(20_000, np.random.default_rng(7))
@@ -194,35 +224,63 @@ class TestPrior:
             row = frame.loc[name]
             assert drawn[name].between(row.lower, row.upper).mean() == pytest.approx(0.8, abs=0.012)
             assert (drawn[name] < row["median"]).mean() == pytest.approx(0.5, abs=0.015)
-        assert drawn["n"].between(2.0, 2.8).mean() < 0.01  # nothing between the kinds, where one Gaussian has most
+        assert drawn["n"].between(2.0, 2.8).mean() < 0.01  # nothing between the components, where one Gaussian has most
 
-    def test_a_file_keeps_the_kinds_to_the_last_bit(self, jmak, found, tmp_path):
+    def test_a_file_keeps_the_components_to_the_last_bit(self, jmak, found, tmp_path):
         loaded = Prior.load(found.save(tmp_path / "prior.json"), jmak)
         assert str(loaded) == str(found)
-        for one, other in zip(loaded.modes, found.modes, strict=True):
-            assert one.share == other.share
+        for one, other in zip(loaded.components, found.components, strict=True):
+            assert one.weight == other.weight
             np.testing.assert_array_equal(one.coefficients, other.coefficients)
             np.testing.assert_array_equal(one.covariance, other.covariance)
 
     def test_a_file_of_version_1_is_read(self, jmak, truth, tmp_path):
         path = truth.save(tmp_path / "prior.json")
-        content = json.loads(path.read_text())
-        content = {k: v for k, v in content.items() if k not in ("modes", "outliers")}
-        path.write_text(json.dumps({**content, "format": "scimeta prior, version 1"}))
+        content = {
+            **older(truth, json.loads(path.read_text())["law"]),
+            "format": "scimeta prior, version 1",
+            "coefficients": truth.coefficients.tolist(),
+            "covariance": truth.covariance.tolist(),
+        }
+        path.write_text(json.dumps(content))
         assert str(Prior.load(path, jmak)) == str(truth)
 
-    def test_a_short_past_widens_each_kind_by_its_own_specimens(self, both):
+    def test_the_kinds_in_a_file_of_version_2_are_its_components(self, jmak, both, tmp_path):
+        path = both.save(tmp_path / "prior.json")
+        content = {
+            **older(both, json.loads(path.read_text())["law"]),
+            "format": "scimeta prior, version 2",
+            "coefficients": both.coefficients.tolist(),
+            "covariance": both.covariance.tolist(),
+            "modes": [
+                {"share": c.weight, "coefficients": c.coefficients.tolist(), "covariance": c.covariance.tolist()}
+                for c in both.components
+            ],
+            "outliers": None,
+            "coefficient errors": None,
+            "discrepancy": None,
+            "objective": "likelihood",
+        }
+        path.write_text(json.dumps(content))
+        old = Prior.load(path, jmak)
+        assert str(old) == str(both)
+        for one, other in zip(old.components, both.components, strict=True):
+            np.testing.assert_array_equal(one.covariance, other.covariance)
+
+    def test_a_short_past_widens_each_component_by_its_own_specimens(self, both):
         """Five of ten each: 6/5 for the mean, 3 / (3 - 2) for the covariance, by the least degrees of freedom."""
-        past = replace(both, past={f"A{i}": np.zeros(2) for i in range(10)})
+        past = replace(both, learned=Learned({f"A{i}": np.zeros(2) for i in range(10)}, (0.0, 1.0)))
         widened, plain = (p.population(p.design([{}])).covariances for p in (past, both))
         np.testing.assert_allclose(widened, 6 / 5 * 3.0 * plain)
 
-    @pytest.mark.parametrize(("mode", "message"), [
-        (Mode(0.4, np.zeros((1, 2)), np.eye(2)), "shares do not add up to 1"),
-        (Mode(1.5, np.zeros((1, 2)), np.eye(2)), "share between 0 and 1"),
-        (Mode(0.5, np.zeros((2, 2)), np.eye(2)), r"mode 1 has coefficients \(2, 2\)"),
-        (Mode(0.5, np.zeros((1, 2)), -np.eye(2)), "mode 1: the covariance is not positive definite"),
+    @pytest.mark.parametrize(("weight", "coefficients", "covariance", "message"), [
+        (0.4, np.zeros((1, 2)), np.eye(2), "weights do not add up to 1"),
+        (1.5, np.zeros((1, 2)), np.eye(2), "component 1 needs a weight between 0 and 1; it is 1.5"),
+        (0.5, np.zeros((2, 2)), np.eye(2), r"component 1: coefficients has shape \(2, 2\); expected \(1, 2\)"),
+        (0.5, np.full((1, 2), np.nan), np.eye(2), "component 1: coefficients is not finite"),
+        (0.5, np.zeros((1, 2)), -np.eye(2), "component 1: the covariance is not positive definite"),
     ])  # fmt: skip
-    def test_modes_that_cannot_be_are_refused(self, both, mode, message):
+    def test_components_that_cannot_be_are_refused(self, jmak, weight, coefficients, covariance, message):
+        other = np.zeros_like(coefficients)
         with pytest.raises(ValueError, match=message):
-            replace(both, modes=(mode, both.modes[1]))
+            Prior(mixture(jmak, [weight, 0.5], [coefficients, other], [covariance, np.eye(2)]))

@@ -27,6 +27,10 @@ def alloys(specimens: int, seed: int, times: np.ndarray, outliers: float = 0.05)
     return family, [Curve(f"A{i}", times, y) for i, y in enumerate(family.fractions)]
 
 
+def contaminated(prior: Prior, outliers: Outliers) -> Prior:
+    return replace(prior, family=replace(prior.family, outliers=outliers))
+
+
 def residuals(count: int, outliers: Outliers, noise: float, seed: int) -> torch.Tensor:
     rng = np.random.default_rng(seed)
     wrong = rng.choice([-1, 1], count) * outliers.shift + outliers.spread * rng.standard_t(4, count)
@@ -124,11 +128,11 @@ def grid_posterior(prior: Prior, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarr
 class TestPosterior:
     @pytest.mark.parametrize("points", [3, 5, 8])
     def test_it_is_the_grids(self, jmak, truth, points):
-        prior = replace(truth, outliers=WRONG)
+        prior = contaminated(truth, WRONG)
         x = 0.6 * np.arange(1, points + 1) / points
         curves = alloys(60, 4, x, 0.15)[1]
         design = prior.design([{}] * 60)
-        found = posterior(jmak, prior.population(design), {}, measured(jmak, curves).points(0.02), outliers=WRONG)
+        found = posterior(prior.family, prior.population(design), measured(jmak, curves).points(0.02))
         mean, sd, evidence = (
             np.array(part) for part in zip(*(grid_posterior(prior, x, c.y) for c in curves), strict=True)
         )
@@ -140,14 +144,14 @@ class TestPosterior:
     def test_without_outliers_in_the_points_little_is_lost(self, jmak, truth, simulate):
         curves = simulate(100, seed=6, points=8)[1]
         plain, robust = (
-            Calibrator(jmak, p).fit_many(curves).estimates()["k"] for p in (truth, replace(truth, outliers=WRONG))
+            Calibrator(jmak, p).fit_many(curves).estimates()["k"] for p in (truth, contaminated(truth, WRONG))
         )
         assert np.median(robust["std"] / plain["std"]) < 1.1
         assert np.median(np.abs(robust["value"] - plain["value"]) / plain["std"]) < 0.1
 
     @pytest.mark.parametrize("size", [0.15, 0.4, 2.0])
     def test_a_wrong_point_hardly_moves_the_fit_however_far_off(self, jmak, truth, size):
-        prior = replace(truth, outliers=WRONG)
+        prior = contaminated(truth, WRONG)
         x = np.linspace(0.2, 2.0, 10)
         y = -np.expm1(-(x**2.5))
         off = y + size * (np.arange(10) == 4)
@@ -157,14 +161,14 @@ class TestPosterior:
 
     def test_intervals_cover_with_outliers_among_the_points(self, jmak, truth):
         family, curves = alloys(1000, 7, np.array([0.2, 0.4, 0.6]))
-        found = Calibrator(jmak, replace(truth, outliers=WRONG)).fit_many(curves).estimates()
+        found = Calibrator(jmak, contaminated(truth, WRONG)).fit_many(curves).estimates()
         for name in ("k", "n"):
             true = getattr(family, name)
             inside = (found[name]["lower"] <= true) & (true <= found[name]["upper"])
             assert abs(inside.mean() - 0.9) < 3 * (0.09 / 1000) ** 0.5
 
     def test_many_at_once_are_the_fits_one_by_one(self, jmak, truth):
-        calibrator = Calibrator(jmak, replace(truth, outliers=WRONG))
+        calibrator = Calibrator(jmak, contaminated(truth, WRONG))
         curves = alloys(25, 8, np.array([0.2, 0.4, 0.6, 0.9]), 0.2)[1]
         batch = calibrator.fit_many(curves)
         for curve, together in zip(curves, batch, strict=True):
@@ -173,7 +177,7 @@ class TestPosterior:
             assert together["n"].upper == pytest.approx(alone["n"].upper, rel=1e-6)
 
     def test_where_a_new_measurement_falls_counts_the_wrong_ones(self, jmak, truth):
-        prior = replace(truth, outliers=WRONG._replace(share=0.3))
+        prior = contaminated(truth, WRONG._replace(share=0.3))
         fit = Calibrator(jmak, prior).fit([0.5, 1.0, 1.5, 2.0], [0.16, 0.63, 0.93, 0.99])
         band = fit.band(np.array([3.0]), noise=True)  # the curve is at 1 there: what remains is the noise
         assert band.upper[0] - band.lower[0] == pytest.approx(2 * 0.164, abs=0.03)
@@ -181,14 +185,14 @@ class TestPosterior:
 
 class TestPrior:
     def test_a_file_keeps_them_to_the_last_bit(self, jmak, truth, tmp_path):
-        prior = replace(truth, outliers=Outliers(0.05, 1 / 3, 0.1))
+        prior = contaminated(truth, Outliers(0.05, 1 / 3, 0.1))
         assert Prior.load(prior.save(tmp_path / "prior.json"), jmak).outliers == prior.outliers
 
     def test_the_print_says_what_they_are(self, truth):
         assert "outliers: about 5 % of the points, shifted by 0.16, give or take 0.01" in str(
-            replace(truth, outliers=WRONG)
+            contaminated(truth, WRONG)
         )
-        wide = replace(truth, outliers=Outliers(0.1, 0.0, 0.1))
+        wide = contaminated(truth, Outliers(0.1, 0.0, 0.1))
         assert "outliers: about 10 % of the points, scattered by 0.14" in str(wide)
 
     @pytest.mark.parametrize(
@@ -196,7 +200,7 @@ class TestPrior:
     )
     def test_numbers_that_cannot_be_are_refused(self, truth, outliers):
         with pytest.raises(ValueError, match="outliers need a share between 0 and 1"):
-            replace(truth, outliers=outliers)
+            contaminated(truth, outliers)
 
 
 class TestReport:
@@ -204,18 +208,18 @@ class TestReport:
     def fit(self, jmak, truth):
         x = np.linspace(0.2, 2.0, 10)
         y = -np.expm1(-(x**2.5)) + 0.4 * (np.arange(10) == 4)
-        return Calibrator(jmak, replace(truth, outliers=WRONG)).fit(x, y)
+        return Calibrator(jmak, contaminated(truth, WRONG)).fit(x, y)
 
     def test_it_names_the_point_that_is_probably_wrong_and_no_other(self, fit):
         assert "the point at time = 1 s is probably an outlier (> 99 %)" in str(fit)
         assert str(fit).count("probably an outlier") == 1
 
     def test_the_probability_is_bayes_rule_at_the_nodes(self, fit):
-        u = fit.batch.nodes[0]
+        u = fit.batch.draws.nodes[0]
         r = fit.curve.y - (-np.expm1(-((np.exp(u[:, :1].numpy()) * fit.curve.x) ** u[:, 1:].numpy())))
         ordinary = 0.95 * stats.norm.pdf(r, 0.0, 0.02)
         wrong = 0.025 * sum(stats.t.pdf(r, 4, side * WRONG.shift, WRONG.spread) for side in (1, -1))
-        expected = fit.batch.weights[0].numpy() @ (wrong / (ordinary + wrong))
+        expected = fit.batch.draws.weights[0].numpy() @ (wrong / (ordinary + wrong))
         np.testing.assert_allclose(fit.outlier_probability(), expected, rtol=1e-9)
 
     def test_without_outliers_in_the_prior_no_point_is_suspected(self, jmak, truth):

@@ -13,6 +13,7 @@ from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.misfit import Misfit
 from scimeta.calibration.family.prior import Prior, read_prior_file
+from scimeta.calibration.family.provenance import Covariates, Learned
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.learning.learn_prior import learn_prior
@@ -23,23 +24,28 @@ LAW = Law("creep", lambda t, rate, n, e: rate * t**n + e, {
     Axis("time", "h"), Axis("strain", "mm"))  # fmt: skip
 
 
-def prior(**changes) -> Prior:
+COEFFICIENTS = np.array([[0.1, -0.5], [0.3, 0.0]])
+COVARIANCE = np.array([[0.2, 0.05], [0.05, 0.1]])
+
+
+def prior(
+    *,
+    coefficients: np.ndarray = COEFFICIENTS,
+    covariance: np.ndarray = COVARIANCE,
+    noise: float = 0.03,
+    shared: dict[str, tuple[float, float]] | None = None,
+    x_range: tuple[float, float] = (0.5, 8.0),
+    converged: bool = True,
+    wander: float = 0.01,
+) -> Prior:
     """Return a prior with everything that one can have."""
-    full = Prior(
-        LAW,
-        coefficients=np.array([[0.1, -0.5], [0.3, 0.0]]),
-        covariance=np.array([[0.2, 0.05], [0.05, 0.1]]),
-        noise=0.03,
-        conditions=("stress",),
-        centre=np.array([100.0]),
-        scale=np.array([10.0]),
-        shared={"e": (1 / 3, 0.02)},
-        past={"S1": np.array([0.1, 0.2]), "S2": np.array([0.3, -1.0])},
-        x_range=(0.5, 8.0),
-        misfit=Misfit(0.0, 2.0, np.linspace(-0.01, 0.01, 10)),
-        wander=0.01,
-    )
-    return replace(full, **changes)
+    covariates = Covariates(("stress",), np.array([100.0]), np.array([10.0]))
+    shared = {"e": (1 / 3, 0.02)} if shared is None else shared
+    plain = Prior.by_hand(LAW, coefficients, covariance, noise, covariates, shared=shared)
+    past = {"S1": np.array([0.1, 0.2]), "S2": np.array([0.3, -1.0])}
+    misfit = Misfit(0.0, 2.0, np.linspace(-0.01, 0.01, 10))
+    family = replace(plain.family, misfit=misfit, wander=wander)
+    return replace(plain, family=family, learned=Learned(past, x_range, converged=converged))
 
 
 class TestChecks:
@@ -117,7 +123,13 @@ class TestReport:
         text = str(prior())
         for part in ("law creep", "2 specimens", "rate", "1/h", "stress = 100", "(rate, n) +0.35", "one value for all"):
             assert part in text, part
-        for part in ("one more of stress moves", "rate +0.03", "noise sd 0.03 mm", "of which 0.01 mm", "up to 0.01 mm"):
+        for part in (
+            "effect per unit of stress (unconstrained): ",
+            "rate +0.03",
+            "noise sd 0.03 mm",
+            "of which 0.01 mm",
+            "up to 0.01 mm",
+        ):
             assert part in text, part
         assert "NOT CONVERGED" not in text and "NOT CONVERGED" in str(prior(converged=False))
 
@@ -137,20 +149,23 @@ class TestFile:
     def test_a_loaded_prior_is_the_saved_one_to_the_last_bit(self, tmp_path):
         before = prior()
         after = Prior.load(before.save(tmp_path / "prior.json"), LAW)
-        for name in ("coefficients", "covariance", "centre", "scale"):
+        for name in ("coefficients", "covariance"):
             np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
-        for name in ("noise", "wander", "conditions", "shared", "x_range", "converged"):
+        for name in ("centre", "scale"):
+            np.testing.assert_array_equal(getattr(after.covariates, name), getattr(before.covariates, name))
+        assert after.family.wander == before.family.wander
+        for name in ("noise", "conditions", "shared", "x_range", "converged"):
             assert getattr(after, name) == getattr(before, name), name
         assert after.past.keys() == before.past.keys()
         np.testing.assert_array_equal(after.past["S2"], before.past["S2"])
-        np.testing.assert_array_equal(after.misfit.values, before.misfit.values)
+        np.testing.assert_array_equal(after.family.misfit.values, before.family.misfit.values)
         assert str(after) == str(before)
 
     def test_a_loaded_prior_gives_the_same_fits_to_the_last_bit(self, learned, jmak, simulate, tmp_path):
         loaded = Prior.load(learned[0].save(tmp_path / "prior.json"), jmak)
         curves = simulate(20, seed=1, points=4)[1]
         a, b = (Calibrator(jmak, p).fit_many(curves) for p in (learned[0], loaded))
-        assert a.nodes.equal(b.nodes) and a.weights.equal(b.weights)
+        assert a.draws.nodes.equal(b.draws.nodes) and a.draws.weights.equal(b.draws.weights)
 
     def test_a_prior_of_another_law_is_refused_with_what_differs(self, tmp_path):
         path = prior().save(tmp_path / "prior.json")
@@ -179,9 +194,14 @@ class TestFile:
             path.write_text(json.dumps({k: v for k, v in content.items() if k != key}))
             with pytest.raises(ValueError, match=r"prior\.json (is damaged|is not a prior file)"):
                 Prior.load(path, LAW)
-        for key, odd in (("noise", "much"), ("covariance", [[1.0]]), ("coefficients", None), ("shared", {"e": 3}),
-                         ("x range", [1.0]), ("misfit", {"lower": 0}), ("past", [1, 2]), ("noise", -1.0)):  # fmt: skip
-            path.write_text(json.dumps({**content, key: odd}))
+        (component,), past = content["components"], content["past"]
+        odd = [{"noise": "much"}, {"noise": -1.0}, {"shared": {"e": 3}}, {"misfit": {"lower": 0}}, {"past": [1, 2]}]
+        odd += [{"components": [{**component, **part}]} for part in ({"covariance": [[1.0]]}, {"coefficients": None})]
+        odd += [{"components": [{k: v for k, v in component.items() if k != key}]} for key in component]
+        odd += [{"past": {**past, "x range": [1.0]}}]
+        odd += [{"past": {k: v for k, v in past.items() if k != key}} for key in past]
+        for part in odd:
+            path.write_text(json.dumps({**content, **part}))
             with pytest.raises(ValueError, match=r"prior\.json is damaged"):
                 Prior.load(path, LAW)
 
@@ -262,10 +282,10 @@ def test_a_prior_from_published_values_fits_a_specimen(truth, jmak):
 class TestShortPast:
     def test_a_short_past_widens_what_is_expected_of_a_new_specimen(self, line):
         past = {f"A{i}": np.zeros(2) for i in range(8)}
-        prior = Prior(line, [[1.0, 0.0]], np.diag([4.0, 1.0]), 0.5, past=past)
+        by_hand = Prior.by_hand(line, [[1.0, 0.0]], np.diag([4.0, 1.0]), 0.5)
+        prior = replace(by_hand, learned=Learned(past, (0.0, 1.0)))
         # Nine-eighths for the mean; 8 - 1 - 2 + 1 = 6 degrees of freedom for the covariance, 6 / (6 - 2).
         np.testing.assert_allclose(prior.gaussian(prior.design([{}])).covariance, 9 / 8 * 6 / 4 * prior.covariance)
-        by_hand = Prior(line, [[1.0, 0.0]], np.diag([4.0, 1.0]), 0.5)
         np.testing.assert_array_equal(by_hand.gaussian(by_hand.design([{}])).covariance, by_hand.covariance)
 
     def test_what_a_short_past_expects_holds_new_specimens(self):
@@ -284,6 +304,7 @@ def test_a_covariance_of_parameters_in_very_different_units_is_positive_definite
     law = Law("line", lambda x, a, b: a + b * x, {"a": Parameter(), "b": Parameter()})
     root = np.diag([1e9, 1e-3])
     correlation = np.array([[1.0, 0.9], [0.9, 1.0]])
-    assert Prior(law, np.zeros((1, 2)), root @ correlation @ root, 1.0).covariance[1, 1] == pytest.approx(1e-6)
+    prior = Prior.by_hand(law, np.zeros((1, 2)), root @ correlation @ root, 1.0)
+    assert prior.covariance[1, 1] == pytest.approx(1e-6)
     with pytest.raises(ValueError, match="not positive definite"):
-        Prior(law, np.zeros((1, 2)), 1e-12 * np.array([[1.0, 0.5], [-0.5, 1.0]]), 1.0)
+        Prior.by_hand(law, np.zeros((1, 2)), 1e-12 * np.array([[1.0, 0.5], [-0.5, 1.0]]), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from dataclasses import replace
@@ -14,8 +15,10 @@ from scipy import stats
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import tails
-from scimeta.calibration.family.prior import Mode, Prior
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Covariates, Learned
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.learning.learn_prior import learn_prior
@@ -31,6 +34,7 @@ RATE = Law(
 )
 LEVEL = Law("level", lambda x, a: a + 0.0 * x, {"a": Parameter()})
 TIMES = np.linspace(1.0, 9.0, 5)
+Z = Covariates(("z",), [0.0], [1.0])
 
 
 def rates(count: int, seed: int, temperatures: tuple[float, float] = (40.0, 50.0)) -> list[Curve]:
@@ -45,7 +49,7 @@ def rates(count: int, seed: int, temperatures: tuple[float, float] = (40.0, 50.0
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return learn_prior(RATE, rates(20, 0), conditions=["T"], modes=1)
+    return learn_prior(RATE, rates(20, 0), conditions=["T"], components=1)
 
 
 def fitted(prior: Prior, celsius: float, x: np.ndarray | None = None, dose: float = 15.0):
@@ -60,7 +64,7 @@ class TestSpread:
         rng, z = np.random.default_rng(0), np.linspace(0.0, 1.0, 12)
         a = 1.0 + 2.0 * z + 0.3 * rng.standard_normal(12)
         curves = [Curve(f"S{i}", [1, 2, 3], [a[i]] * 3, sigma=1e-5, conditions={"z": z[i]}) for i in range(12)]
-        prior = learn_prior(LEVEL, curves, conditions=["z"], modes=1)
+        prior = learn_prior(LEVEL, curves, conditions=["z"], components=1)
         far = prior.design([{"z": 0.5}, {"z": 4.0}])
         columns = np.column_stack([np.ones(12), z])
         at = np.array([[1.0, 0.5], [1.0, 4.0]])
@@ -77,7 +81,7 @@ class TestSpread:
             a = 1.0 + 2.0 * z + 0.3 * rng.standard_normal(14)
             curves = [Curve(f"S{i}", [1, 2, 3], a[i] + 0.1 * rng.standard_normal(3), conditions={"z": z[i]})
                       for i in range(14)]  # fmt: skip
-            found = learn_prior(LEVEL, curves, conditions=["z"], modes=1)
+            found = learn_prior(LEVEL, curves, conditions=["z"], components=1)
             with pytest.warns(UserWarning, match="z = 6 lies outside the past"):
                 estimate = Calibrator(LEVEL, found).fit([], [], conditions={"z": 6.0})["a"]
             held.append(estimate.lower < 13.0 + 0.3 * rng.standard_normal() < estimate.upper)
@@ -98,31 +102,34 @@ class TestSpread:
             assert one["k"].value == pytest.approx(same["k"].value, rel=1e-9)
             assert one["k"].std == pytest.approx(same["k"].std, rel=1e-9)
 
-    def test_each_kind_is_widened_by_its_own_coefficients(self):
-        kinds = (
-            Mode(0.5, [[0.0], [0.1]], [[0.04]], np.diag([0.01, 0.02]).reshape(2, 1, 2, 1)),
-            Mode(0.5, [[2.0], [0.1]], [[0.09]], np.diag([0.03, 0.05]).reshape(2, 1, 2, 1)),
+    def test_each_component_is_widened_by_its_own_coefficients(self):
+        weights, coefficients, covariances = (
+            torch.tensor(part, dtype=torch.float64)
+            for part in ([0.5, 0.5], [[[0.0], [0.1]], [[2.0], [0.1]]], [[[0.04]], [[0.09]]])
         )
-        several = Prior(RATE, [[1.0], [0.1]], [[1.1]], 0.01, ("z",), [0.0], [1.0], modes=kinds)
+        own = np.stack([np.diag(errors).reshape(2, 1, 2, 1) for errors in ([0.01, 0.02], [0.03, 0.05])])
+        several = Prior(Family(RATE, weights, coefficients, covariances, 0.01), Z, Learned({}, (0.0, 1.0), own))
         found = several.population(several.design([{"z": 0.0}, {"z": 3.0}])).covariances[..., 0, 0]
         np.testing.assert_allclose(found, [[0.05, 0.12], [0.23, 0.57]])
 
     def test_without_what_is_known_of_the_coefficients_a_prior_set_by_hand_stays_as_it_is(self):
-        by_hand = Prior(RATE, [[0.0], [0.1]], [[0.04]], 0.01, ("z",), [0.0], [1.0])
+        by_hand = Prior.by_hand(RATE, [[0.0], [0.1]], [[0.04]], 0.01, Z)
         np.testing.assert_array_equal(by_hand.gaussian(by_hand.design([{"z": 50.0}])).covariance, [[[0.04]]])
 
     def test_the_errors_alone_widen_too(self):
-        by_hand = Prior(RATE, [[0.0], [0.1]], [[0.04]], 0.01, ("z",), [0.0], [1.0], coefficient_errors=[[0.1], [0.2]])
+        own = np.diag([0.1**2, 0.2**2]).reshape(1, 2, 1, 2, 1)
+        family = Family.gaussian(RATE, [[0.0], [0.1]], [[0.04]], 0.01)
+        by_hand = Prior(family, Z, Learned({}, (0.0, 1.0), own))
         found = by_hand.gaussian(by_hand.design([{"z": 3.0}])).covariance[0, 0, 0]
         assert found == pytest.approx(0.04 + 0.1**2 + 9 * 0.2**2)
 
     def test_a_covariance_that_is_none_is_refused(self, prior):
-        with pytest.raises(ValueError, match=r"coefficient_covariance must be a covariance of shape \(2, 1, 2, 1\)"):
-            replace(prior, coefficient_covariance=np.diag([1.0, -1.0]).reshape(2, 1, 2, 1))
-        with pytest.raises(ValueError, match="coefficient_covariance must be a covariance"):
-            replace(prior, coefficient_covariance=np.eye(2))
+        shape = r"coefficient_covariances must be covariances of shape \(1, 2, 1, 2, 1\)"
+        for own in (np.diag([1.0, -1.0]).reshape(1, 2, 1, 2, 1), np.eye(2)):
+            with pytest.raises(ValueError, match=shape):
+                replace(prior, learned=prior.learned._replace(coefficient_covariances=own))
         with pytest.raises(ValueError, match="the range of 'T' is"):
-            replace(prior, ranges={"T": (2.0, 1.0)})
+            replace(prior, covariates=prior.covariates._replace(ranges={"T": (2.0, 1.0)}))
 
 
 class TestSaid:
@@ -139,8 +146,8 @@ class TestSaid:
 
     @pytest.mark.parametrize(("form", "condition"), [("1/T", "T = 75 degC"), ("T^2", "T = 75 degC")])
     def test_a_form_is_judged_by_the_condition_that_it_is_made_of(self, form, condition):
-        found = learn_prior(RATE, rates(20, 1), conditions=[form], modes=1)
-        assert found.ranges == {"T [degC]": (40.0, 50.0)}
+        found = learn_prior(RATE, rates(20, 1), conditions=[form], components=1)
+        assert found.covariates.ranges == {"T [degC]": (40.0, 50.0)}
         with pytest.warns(UserWarning, match=f"{condition} lies outside the past, 40 to 50 degC"):
             fitted(found, 75.0)
 
@@ -148,8 +155,8 @@ class TestSaid:
         curves = rates(20, 2)
         order = np.random.default_rng(0).permutation(20)
         curves = [replace(c, conditions={**c.conditions, "dose": 10.0 + i}) for c, i in zip(curves, order, strict=True)]
-        found = learn_prior(RATE, curves, conditions=["T", "log(dose)"], modes=1)
-        assert found.ranges == {"T [degC]": (40.0, 50.0), "dose": (10.0, 29.0)}
+        found = learn_prior(RATE, curves, conditions=["T", "log(dose)"], components=1)
+        assert found.covariates.ranges == {"T [degC]": (40.0, 50.0), "dose": (10.0, 29.0)}
         with pytest.warns(UserWarning) as said:
             fit = fitted(found, 45.0, dose=100.0)
         assert [str(one.message)[:40] for one in said] == ["B7: dose = 100 lies outside the past, 10"]
@@ -210,14 +217,16 @@ class TestSaid:
 class TestFile:
     def test_keeps_ranges_and_the_coefficients_covariance(self, prior, tmp_path):
         again = Prior.load(prior.save(tmp_path / "prior.json"), RATE)
-        assert again.ranges == prior.ranges == {"T [degC]": (40.0, 50.0)}
-        np.testing.assert_array_equal(again.coefficient_covariance, prior.coefficient_covariance)
+        assert again.covariates.ranges == prior.covariates.ranges == {"T [degC]": (40.0, 50.0)}
+        np.testing.assert_array_equal(again.learned.coefficient_covariances, prior.learned.coefficient_covariances)
         assert str(again) == str(prior)
         assert "learned at T 40 to 50 degC, time 1 to 9 s" in str(prior)
 
     def test_one_of_version_2_is_read_and_widens_by_the_errors_that_it_has(self):
-        old = Prior.load(Path(__file__).with_name("prior_version_2.json"), JMAK)
-        assert (old.ranges, old.coefficient_covariance) == ({}, None)
+        path = Path(__file__).with_name("prior_version_2.json")
+        old = Prior.load(path, JMAK)
+        assert old.covariates.ranges == {}
+        np.testing.assert_allclose(old.coefficient_errors, json.loads(path.read_text())["coefficient errors"])
         near, far = old.design([{"T [degC]": 45.0}, {"T [degC]": 200.0}])
         variance = old.gaussian(np.array([near, far])).covariance.numpy().diagonal(axis1=1, axis2=2)
         error = (far**2) @ old.coefficient_errors**2

@@ -83,8 +83,10 @@ class TestEstimates:
         assert (fits.estimates()["k"]["lower"] > 0).all()
 
     def test_they_are_the_weighted_quantiles_of_the_nodes(self, fit):
-        log_k = fit.batch.nodes[0, :, 0]
-        lower, middle, upper = (q.exp() for q in weighted_quantiles(log_k, fit.batch.weights[0], (0.05, 0.5, 0.95)))
+        log_k = fit.batch.draws.nodes[0, :, 0]
+        lower, middle, upper = (
+            q.exp() for q in weighted_quantiles(log_k, fit.batch.draws.weights[0], (0.05, 0.5, 0.95))
+        )
         assert (fit["k"].lower, fit["k"].value, fit["k"].upper) == (float(lower), float(middle), float(upper))
         assert (fit["k"].level, fit["k"].unit, fit["n"].unit, fit["k"].reason) == (0.9, "1/s", "", "")
 
@@ -99,9 +101,9 @@ class TestEstimates:
 
 class TestCurve:
     def test_the_prediction_is_the_weighted_mean_of_the_nodes_curves(self, fit, jmak):
-        k, n = fit.batch.nodes[0].T
+        k, n = fit.batch.draws.nodes[0].T
         curves = jmak.curve({"k": k, "n": n}, torch.from_numpy(T)).numpy()
-        np.testing.assert_allclose(fit.predict(T), fit.batch.weights[0].numpy() @ curves, rtol=1e-12)
+        np.testing.assert_allclose(fit.predict(T), fit.batch.draws.weights[0].numpy() @ curves, rtol=1e-12)
 
     def test_the_band_widens_with_its_level_and_holds_the_prediction(self, fit):
         bands = [fit.band(T, level) for level in (0.5, 0.8, 0.9, 0.99)]
@@ -127,7 +129,8 @@ class TestCurve:
 
     def test_a_wandering_family_has_wider_bands_of_the_curve_and_the_same_of_a_measurement(self, jmak, truth, simulate):
         curve = simulate(1, seed=3, points=4)[1][0]
-        still, wandering = (Calibrator(jmak, p).fit(curve.x, curve.y) for p in (truth, replace(truth, wander=0.015)))
+        smooth = replace(truth, family=replace(truth.family, wander=0.015))
+        still, wandering = (Calibrator(jmak, p).fit(curve.x, curve.y) for p in (truth, smooth))
         assert (np.ptp(wandering.band(T)[1:3], axis=0) > np.ptp(still.band(T)[1:3], axis=0)).all()
         np.testing.assert_array_equal(wandering.band(T, noise=True).lower, still.band(T, noise=True).lower)
 
@@ -233,7 +236,7 @@ class TestReport:
 
     def test_a_law_of_one_parameter_reports_without_correlations(self):
         law = Law("decay", lambda x, a: torch.exp(-a * x), {"a": Parameter("", "positive")})
-        fit = Calibrator(law, Prior(law, [[0.0]], [[1.0]], 0.1)).fit_many([Curve("S", [1.0], [0.4])])[0]
+        fit = Calibrator(law, Prior.by_hand(law, [[0.0]], [[1.0]], 0.1)).fit_many([Curve("S", [1.0], [0.4])])[0]
         assert "correlation" not in str(fit) and fit.correlation().tolist() == [[pytest.approx(1.0)]]
 
 

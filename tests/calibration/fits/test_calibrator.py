@@ -13,10 +13,12 @@ from scipy import stats
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Covariates
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.laws.law import Law, Parameter
 
 NEW = 1000
+HOT = Covariates(("temperature",), [500.0], [50.0])
 T = np.linspace(0.1, 3.0, 25)
 
 
@@ -82,7 +84,7 @@ class TestBatch:
     def test_the_same_data_give_the_same_numbers(self, jmak, truth, simulate):
         curves = simulate(5, seed=22, points=4)[1]
         a, b = (Calibrator(jmak, truth).fit_many(curves) for _ in range(2))
-        assert a.nodes.equal(b.nodes) and a.weights.equal(b.weights)
+        assert a.draws.nodes.equal(b.draws.nodes) and a.draws.weights.equal(b.draws.weights)
 
     def test_torchs_random_state_is_left_alone(self, jmak, truth, simulate):
         curves = simulate(3, seed=22, points=4)[1]
@@ -130,7 +132,7 @@ class TestWhatTheDataSay:
                 assert (u - mean) / sd == pytest.approx(z, abs=0.1), (name, part)
 
     def test_a_linear_law_gets_the_textbook_posterior(self, line):
-        prior = Prior(line, [[1.0, 0.0]], [[4.0, 0.0], [0.0, 1.0]], 0.5)
+        prior = Prior.by_hand(line, [[1.0, 0.0]], [[4.0, 0.0], [0.0, 1.0]], 0.5)
         x, y = np.array([0.0, 1.0, 2.0]), np.array([1.2, 1.9, 3.3])
         design = np.column_stack([np.ones(3), x])
         covariance = np.linalg.inv(design.T @ design / 0.25 + np.diag([0.25, 1.0]))
@@ -143,14 +145,14 @@ class TestWhatTheDataSay:
             assert e.from_data == pytest.approx(1 - covariance[i, i] / prior.covariance[i, i], abs=0.01)
 
     def test_conditions_move_the_prior_that_a_specimen_gets(self, jmak):
-        prior = Prior(jmak, [[0.0, 2.5], [0.5, 0.0]], np.diag([0.01, 0.01]), 0.02, ("temperature",), [500.0], [50.0])
+        prior = Prior.by_hand(jmak, [[0.0, 2.5], [0.5, 0.0]], np.diag([0.01, 0.01]), 0.02, HOT)
         calibrator = Calibrator(jmak, prior)
         cold, hot = (calibrator.fit([1e-9], [0.0], conditions={"temperature": t}) for t in (450.0, 550.0))
         assert np.log(hot["k"].value / cold["k"].value) == pytest.approx(1.0, abs=0.02)
 
     def test_shared_parameters_come_back_at_their_value(self, line):
         law = replace(line, parameters={**line.parameters, "slope": Parameter("mm/s", shared=True)})
-        fit = Calibrator(law, Prior(law, [[0.0]], [[1.0]], 0.1, shared={"slope": (2.0, 0.01)})).fit(
+        fit = Calibrator(law, Prior.by_hand(law, [[0.0]], [[1.0]], 0.1, shared={"slope": (2.0, 0.01)})).fit(
             [0.0, 1.0], [0.3, 2.3]
         )
         assert fit["slope"].value == 2.0 and fit["slope"].from_data == 0.0
@@ -216,7 +218,7 @@ class TestNotConverged:
             Axis("x"),
             Axis("y"),
         )
-        calibrator = Calibrator(law, Prior(law, [[0.0]], [[1.0]], 0.1))
+        calibrator = Calibrator(law, Prior.by_hand(law, [[0.0]], [[1.0]], 0.1))
         with pytest.warns(UserWarning, match="1 of 2 fits did not converge: B"):
             fits = calibrator.fit_many([Curve("A", [1.0, 2.0], [0.5, 1.0]), Curve("B", [1.0, 3.0], [0.5, 1.0])])
         good, bad = fits
@@ -271,10 +273,10 @@ class TestDoor:
 
         law = replace(jmak, check=check)
         with pytest.raises(ValueError, match="specimen 'specimen': time -1 is negative"):
-            Calibrator(law, replace(truth, law=law)).fit([-1.0, 1.0], [0.0, 0.5])
+            Calibrator(law, replace(truth, family=replace(truth.family, law=law))).fit([-1.0, 1.0], [0.0, 0.5])
 
     def test_a_missing_condition_is_named_with_the_specimen(self, jmak):
-        prior = Prior(jmak, [[0.0, 2.5], [0.5, 0.0]], np.diag([0.01, 0.01]), 0.02, ("temperature",), [500.0], [50.0])
+        prior = Prior.by_hand(jmak, [[0.0, 2.5], [0.5, 0.0]], np.diag([0.01, 0.01]), 0.02, HOT)
         with pytest.raises(ValueError, match="alloy 9 has no condition 'temperature'; the prior needs temperature"):
             Calibrator(jmak, prior).fit([1.0], [0.5], name="alloy 9")
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from scimeta.calibration.data.curves import Curve
-from scimeta.calibration.family.mixture import Mode
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Covariates
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.fits.least_squares import LeastSquares
 from scimeta.calibration.fits.membership import Membership, memberships
@@ -27,7 +31,7 @@ def shares(prior: Prior, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def test_of_a_line_p_is_the_textbooks(line: Law) -> None:
     """Everything Gaussian: both densities are chi-squared, up to constants; p is that of the smaller of their two."""
-    prior = Prior(line, [[1.0, 0.5]], [[0.5, -0.2], [-0.2, 0.4]], 0.3)
+    prior = Prior.by_hand(line, [[1.0, 0.5]], [[0.5, -0.2], [-0.2, 0.4]], 0.3)
     x, rng = np.array([0.5, 1.0, 2.0]), np.random.default_rng(0)
     rows = np.column_stack([np.ones(3), x])
     covariance = rows @ prior.covariance @ rows.T + 0.09 * np.eye(3)
@@ -70,14 +74,14 @@ def test_p_is_even_on_the_family_of_a_past_of_twenty(jmak: Law) -> None:
         assert np.mean(p < 0.05) < 0.1  # of 120, two and a half standard errors above .05
 
 
-def test_kinds_and_outliers_belong_to_the_family(jmak: Law) -> None:
-    modes = tuple(Mode(0.5, np.array([mean]), np.array(covariance)) for mean, covariance in TWO_KINDS)
-    whole = [[0.0, 2.4]], [[0.125, 0.25], [0.25, 1.03]], 0.02
-    prior = Prior(jmak, *whole, modes=modes, outliers=Outliers(0.05, 0.15, 0.02))
+def test_components_and_outliers_belong_to_the_family(jmak: Law) -> None:
+    means, covariances = (torch.tensor(part, dtype=torch.float64) for part in zip(*TWO_KINDS, strict=True))
+    plain = Family(jmak, torch.tensor([0.5, 0.5], dtype=torch.float64), means[:, None], covariances, 0.02)
+    prior = Prior(replace(plain, outliers=Outliers(0.05, 0.15, 0.02)))
     family = two_kinds(300, rng=np.random.default_rng(4), times=EARLY[8], outliers=0.05)
     p = shares(prior, EARLY[8], np.stack(family.fractions))
     assert stats.kstest(p, "uniform").pvalue > 0.05
-    clean = shares(Prior(jmak, *whole, modes=modes), EARLY[8], np.stack(family.fractions))
+    clean = shares(Prior(plain), EARLY[8], np.stack(family.fractions))
     assert np.mean(clean < 0.01) > 0.25  # a third of the specimens have an outlier, which this prior knows nothing of
 
 
@@ -96,16 +100,16 @@ def test_strangers_are_found(truth: Prior) -> None:
 
 
 def test_a_precise_reading_is_judged_by_its_own_sigma(line: Law) -> None:
-    prior = Prior(line, [[1.0, 0.5]], [[0.5, 0.0], [0.0, 0.1]], 0.3)
+    prior = Prior.by_hand(line, [[1.0, 0.5]], [[0.5, 0.0], [0.0, 0.1]], 0.3)
     x, y = [0.0, 1.0, 2.0], [1.0, 2.0, 2.0]  # half a millimetre off a line
     usual, precise = memberships(prior, [Curve("rod", x, y), Curve("rod", x, y, sigma=0.02)])
     assert usual.p > 0.2 and precise.p < 0.01
 
 
 def test_conditions_say_where_the_family_lies(line: Law) -> None:
-    fields = {"conditions": ("load",), "centre": [10.0], "scale": [5.0]}
-    prior = Prior(line, [[1.0, 0.5], [2.0, 0.0]], [[0.1, 0.0], [0.0, 0.1]], 0.1, **fields)
-    curves = [Curve("rod", [0.0, 1.0], [3.0, 3.5], conditions={"load": load}) for load in (15.0, 10.0)]
+    load = Covariates(("load",), [10.0], [5.0])
+    prior = Prior.by_hand(line, [[1.0, 0.5], [2.0, 0.0]], [[0.1, 0.0], [0.0, 0.1]], 0.1, load)
+    curves = [Curve("rod", [0.0, 1.0], [3.0, 3.5], conditions={"load": newton}) for newton in (15.0, 10.0)]
     heavy, light = memberships(prior, curves)
     assert heavy.p > 0.9 and light.p < 0.01
 
@@ -117,12 +121,28 @@ def test_a_fit_says_it_and_a_batch_says_the_same(truth: Prior, jmak: Law) -> Non
     fits = Calibrator(jmak, truth).fit_many(curves)
     assert [fit.family for fit in fits] == fits.families
     assert fits["strange"].family.sentence.startswith("the specimen is hardly one of the family: about ")
-    assert fits[0].family.sentence in str(fits[0])
+    one = fits[0]
+    assert one.family.sentence in str(one)
+
+
+def test_a_report_tells_the_closed_form_until_the_family_was_asked_for(line: Law) -> None:
+    """Of a line the points are Gaussian around what the prior expects: their distance is chi-squared."""
+    prior = Prior.by_hand(line, [[1.0, 0.5]], [[0.5, -0.2], [-0.2, 0.4]], 0.3)
+    x, rows = np.array([0.5, 1.0, 2.0]), np.array([[1.0, 0.5], [1.0, 1.0], [1.0, 2.0]])
+    off = np.array([[0.4, -0.3, 0.2], [0.9, -0.9, 0.9]])
+    fits = Calibrator(line, prior).fit_many([Curve(f"S{i}", x, rows @ [1.0, 0.5] + o) for i, o in enumerate(off)])
+    covariance = rows @ prior.covariance @ rows.T + 0.09 * np.eye(3)
+    p = stats.chi2.sf(np.einsum("si,ij,sj->s", off, np.linalg.inv(covariance), off), 3)
+    np.testing.assert_allclose(fits.surprise, p, rtol=1e-5)
+    usual, strange = fits
+    assert f"the points are such as the prior expects (p = {p[0]:.2g}, chi-squared)" in str(usual)
+    assert f"the points are improbable under the prior (p = {p[1]:.1g}, chi-squared): check specimen" in str(strange)
+    assert strange.family.sentence in str(strange) and "chi-squared" not in str(strange)
 
 
 def test_shared_parameters_are_part_of_the_family() -> None:
     law = Law("lever", lambda x, a, b: a * x + b, {"a": Parameter(), "b": Parameter(shared=True)})
-    prior = Prior(law, [[1.0]], [[0.01]], 0.1, shared={"b": (5.0, 0.01)})
+    prior = Prior.by_hand(law, [[1.0]], [[0.01]], 0.1, shared={"b": (5.0, 0.01)})
     near, far = memberships(prior, [Curve("near", [1, 2], [6.0, 7.0]), Curve("far", [1, 2], [1.0, 2.0])])
     assert near.p > 0.5 and far.p < 0.01
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits.calibration import Calibration, Calibrations
@@ -25,7 +28,7 @@ SEEN, NOISE = np.array([0.5, 1.5]), 0.3
 
 @pytest.fixture
 def line_prior(line: Law) -> Prior:
-    return Prior(line, [[1.0, 0.5]], [[0.5, -0.2], [-0.2, 0.4]], NOISE)
+    return Prior.by_hand(line, [[1.0, 0.5]], [[0.5, -0.2], [-0.2, 0.4]], NOISE)
 
 
 @pytest.fixture
@@ -64,8 +67,8 @@ def test_a_precise_reading_tells_more_and_a_doubtful_one_less(line: Law, line_pr
     assert (fit.next_measurement(PLACES, sigma=0.1).score > usual + 0.3).all()
     one_precise = fit.next_measurement(PLACES, sigma=np.array([0.3, 0.01, 0.3, 0.3]))
     assert one_precise.best == 1.0
-    fields = {name: getattr(line_prior, name) for name in ("law", "coefficients", "covariance", "noise")}
-    doubtful = Calibrator(line, Prior(**fields, outliers=Outliers(0.2, 0.0, 3.0))).fit(SEEN, [1.4, 1.9])
+    wrong = replace(line_prior, family=replace(line_prior.family, outliers=Outliers(0.2, 0.0, 3.0)))
+    doubtful = Calibrator(line, wrong).fit(SEEN, [1.4, 1.9])
     assert (doubtful.next_measurement(PLACES).score < usual - 0.05).all()
 
 
@@ -73,7 +76,8 @@ def test_outliers_do_not_change_what_a_clear_choice_tells() -> None:
     """A step whose place is left or right of 1, seen through noise far smaller than the step: ln 2, no more."""
     step = Law("step", lambda x, side: torch.tanh(1e3 * side) * x, {"side": Parameter()})
     for outliers in (None, Outliers(0.05, 0.0, 0.02)):
-        fit = Calibrator(step, Prior(step, [[0.0]], [[1.0]], 0.01, outliers=outliers)).fit([0.0], [0.0])
+        family = replace(Family.gaussian(step, [[0.0]], [[1.0]], 0.01), outliers=outliers)
+        fit = Calibrator(step, Prior(family)).fit([0.0], [0.0])
         score = fit.next_measurement([0.0, 1.0, 2.0]).score
         assert np.isnan(score[0])
         assert score[1:] == pytest.approx(np.log(2.0), abs=0.02)
@@ -162,7 +166,7 @@ def test_the_same_question_has_the_same_answer(line_fit: Calibration) -> None:
     ],
 )
 def test_a_candidate_that_cannot_be_measured_is_refused(candidates: list, said: str) -> None:
-    prior = Prior(kinetics.JMAK, [[0.0, 2.4]], [[0.16, 0.10], [0.10, 0.25]], 0.02)
+    prior = Prior.by_hand(kinetics.JMAK, [[0.0, 2.4]], [[0.16, 0.10], [0.10, 0.25]], 0.02)
     fit = Calibrator(kinetics.JMAK, prior).fit([0.3, 0.6], [0.05, 0.25])
     with pytest.raises(ValueError, match=said):
         fit.next_measurement(candidates)
@@ -170,7 +174,7 @@ def test_a_candidate_that_cannot_be_measured_is_refused(candidates: list, said: 
 
 def test_a_candidate_where_the_law_has_no_value_is_refused() -> None:
     law = Law("root", lambda x, a: a * torch.sqrt(x), {"a": Parameter()}, Axis("load", "N"), Axis("strain"))
-    fit = Calibrator(law, Prior(law, [[1.0]], [[1.0]], 0.1)).fit([1.0], [1.2])
+    fit = Calibrator(law, Prior.by_hand(law, [[1.0]], [[1.0]], 0.1)).fit([1.0], [1.2])
     with pytest.raises(ValueError, match=r"candidates\[0\] = -1 is outside the law's domain: law root has no finite"):
         fit.next_measurement([-1.0, 2.0])
 
@@ -191,7 +195,7 @@ def test_what_cannot_be_asked_is_refused_by_name(line: Law, line_fit: Calibratio
 def test_a_shared_parameter_is_no_target() -> None:
     law = Law("decay", lambda t, a, tau: a * torch.exp(-t / tau),
               {"a": Parameter("V"), "tau": Parameter("s", "positive", shared=True)})  # fmt: skip
-    prior = Prior(law, [[1.0]], [[0.1]], 0.05, shared={"tau": (0.0, 0.01)})
+    prior = Prior.by_hand(law, [[1.0]], [[0.1]], 0.05, shared={"tau": (0.0, 0.01)})
     fit = Calibrator(law, prior).fit([0.5], [0.6])
     assert fit.next_measurement([0.1, 1.0], "a").best == 0.1
     with pytest.raises(ValueError, match="tau is one value for the whole family"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from scipy import stats
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Covariates, Learned
 from scimeta.calibration.fits.calibration import Calibration
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.fits.least_squares import LeastSquares
@@ -20,9 +23,9 @@ DECAY = Law("decay", lambda t, k: torch.exp(-k * t), {"k": Parameter("1/s", "pos
 TIMES = np.array([0.5, 1.0, 2.0])
 
 
-def prior(**extra: object) -> Prior:
+def prior() -> Prior:
     """ln k is 0.2 + 0.1 (dose - 3), give or take 0.3."""
-    return Prior(DECAY, [[0.2], [0.1]], [[0.09]], 0.05, ("dose",), [3.0], [1.0], **extra)
+    return Prior.by_hand(DECAY, [[0.2], [0.1]], [[0.09]], 0.05, Covariates(("dose",), [3.0], [1.0]))
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ class TestWhatIsExpected:
         assert planned.converged and k.reason == ""
 
     def test_is_widened_by_what_a_short_past_leaves_open(self):
-        short = prior(past={f"A{i}": np.zeros(1) for i in range(8)})
+        short = replace(prior(), learned=Learned({f"A{i}": np.zeros(1) for i in range(8)}, (0.0, 1.0)))
         fit = Calibrator(DECAY, short).fit([], [], conditions={"dose": 3.0})
         wide = fit["k"].upper / fit["k"].lower
         assert wide > 1.05 * np.exp(2 * 0.3 * stats.norm.ppf(0.95))
@@ -55,7 +58,7 @@ class TestWhatIsExpected:
 
     @pytest.mark.parametrize("outliers", [None, Outliers(0.05, 0.3, 0.1)])
     def test_changes_nothing_for_measured_specimens_beside_it(self, outliers):
-        calibrator = Calibrator(DECAY, prior(outliers=outliers))
+        calibrator = Calibrator(DECAY, replace(prior(), family=replace(prior().family, outliers=outliers)))
         conditions = {"dose": 5.0}
         bare = [Curve(name, [], [], None, conditions) for name in "az"]
         measured = Curve("m", TIMES, [0.5, 0.3, 0.06], None, conditions)

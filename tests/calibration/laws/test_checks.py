@@ -49,7 +49,7 @@ def decays() -> list[Curve]:
 
 
 def fit(law: Law) -> None:
-    Calibrator(law, Prior(law, [[0.0]], [[0.16]], noise=0.02)).fit_many(decays())
+    Calibrator(law, Prior.by_hand(law, [[0.0]], [[0.16]], noise=0.02)).fit_many(decays())
 
 
 @pytest.mark.parametrize("door", [learn_prior, fit, LeastSquares], ids=["learn_prior", "fit", "least squares"])

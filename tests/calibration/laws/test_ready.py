@@ -167,7 +167,7 @@ class TestFirstGuesses:
             return u, Curve(name, x, y + 0.01 * scale * rng.standard_normal(len(x)))
 
         scale = float(law(x, **values).abs().max())
-        prior = learn_prior(law, [member(f"S{i}")[1] for i in range(25)], modes=1)
+        prior = learn_prior(law, [member(f"S{i}")[1] for i in range(25)], components=1)
         assert prior.converged
         truth, curve = member("new")
         fit = Calibrator(law, prior, level=0.999).fit(curve.x[::2], curve.y[::2])
@@ -185,7 +185,7 @@ class TestPublishedFits:
         assert fit["v_max"].value == pytest.approx(212.7, abs=0.05)
         assert fit["K_m"].value == pytest.approx(0.06412, abs=5e-6)
         assert fit["v_max"].std == pytest.approx(6.947, rel=1e-3)
-        assert fit.batch.noise[0] == pytest.approx(10.93, abs=0.005)
+        assert fit.batch.draws.noise[0] == pytest.approx(10.93, abs=0.005)
 
     CONC = np.repeat([0.04882812, 0.1953125, 0.390625, 0.78125, 1.5625, 3.125, 6.25, 12.5], 2)
     DENSITY = (0.017, 0.018, 0.121, 0.124, 0.206, 0.215, 0.377, 0.374, 0.614, 0.609, 1.019, 1.001, 1.334, 1.364, 1.73,

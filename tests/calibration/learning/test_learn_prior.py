@@ -183,8 +183,8 @@ class TestConditions:
 
     def test_the_slope_is_recovered_and_the_spread_is_what_it_leaves(self):
         prior = learn_prior(LEVEL, self.curves(0), conditions=("temperature",))
-        slope = prior.coefficients[1, 0] / prior.scale[0]
-        assert slope == pytest.approx(0.02, abs=3 * 0.5 / (80**0.5 * prior.scale[0]))
+        slope = prior.coefficients[1, 0] / prior.covariates.scale[0]
+        assert slope == pytest.approx(0.02, abs=3 * 0.5 / (80**0.5 * prior.covariates.scale[0]))
         assert prior.covariance[0, 0] ** 0.5 == pytest.approx(0.5, rel=3 / 160**0.5)
         assert prior.gaussian(prior.design([{"temperature": 500.0}])).mean[0, 0] == pytest.approx(1.0, abs=0.2)
 
@@ -193,7 +193,7 @@ class TestConditions:
         prior = learn_prior(LEVEL, curves, conditions=("temperature",), tolerance=1e-6, steps=1000)
         temperature = [curve.conditions["temperature"] for curve in curves]
         slope, _ = np.polyfit(temperature, [curve.y.mean() for curve in curves], 1)
-        assert prior.coefficients[1, 0] / prior.scale[0] == pytest.approx(slope, rel=1e-3)
+        assert prior.coefficients[1, 0] / prior.covariates.scale[0] == pytest.approx(slope, rel=1e-3)
 
     def test_without_the_condition_the_spread_holds_it(self):
         curves = self.curves(0)
@@ -274,24 +274,24 @@ class TestWander:
 
     @pytest.mark.parametrize("seed", range(6))
     def test_pure_scatter_has_none(self, line, seed):
-        assert learn_prior(line, self.family(0.0, seed)).wander == 0.0
+        assert learn_prior(line, self.family(0.0, seed)).family.wander == 0.0
 
     @pytest.mark.parametrize("seed", range(4))
     def test_few_points_a_specimen_are_not_taken_for_smooth(self, jmak, simulate, seed):
         """Two parameters bend to four points and take the scatter's differences with them: that is no wander."""
         curves = simulate(200, seed=seed, times=np.array([0.3, 0.7, 1.1, 1.6]))[1]
-        assert learn_prior(jmak, curves).wander == 0.0
+        assert learn_prior(jmak, curves).family.wander == 0.0
 
     def test_smooth_departures_of_each_specimen_are_told_from_scatter(self, line):
         """The line takes part of the sine; what is left shows in the noise, and most of it is wander."""
         prior = learn_prior(line, self.family(0.2, 7)[:8])  # too few to learn where they depart
-        assert prior.noise > 0.15 and prior.discrepancy is None
-        assert prior.wander == pytest.approx((prior.noise**2 - 0.1**2) ** 0.5, rel=0.1)
+        assert prior.noise > 0.15 and prior.family.discrepancy is None
+        assert prior.family.wander == pytest.approx((prior.noise**2 - 0.1**2) ** 0.5, rel=0.1)
         assert "smooth departure" in str(prior)
 
     def test_of_more_specimens_it_is_learned_where_they_depart(self, line):
         prior = learn_prior(line, self.family(0.2, 7))
-        assert prior.noise == pytest.approx(0.1, rel=0.1) and prior.wander == 0.0
+        assert prior.noise == pytest.approx(0.1, rel=0.1) and prior.family.wander == 0.0
         assert "the law misses along time, most near" in str(prior)
 
 
@@ -412,13 +412,13 @@ class TestUnits:
 
 
 class TestSpecimensExactlyAlike:
-    @pytest.mark.parametrize("modes", ["auto", 2])
-    def test_they_are_one_kind(self, modes):
+    @pytest.mark.parametrize("components", ["auto", 2])
+    def test_they_are_one_component(self, components):
         x = np.array([0.2, 0.5, 1.0, 2.0, 4.0])
         law = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
         past = [Curve(f"S{i}", x, np.exp(-x / 1.5) + 0.01 * np.sin(17.0 * x)) for i in range(12)]
-        prior = learn_prior(law, past, modes=modes)
-        assert prior.modes == ()
+        prior = learn_prior(law, past, components=components)
+        assert len(prior.components) == 1
         assert prior.to_frame().loc["tau", "median"] == pytest.approx(1.5, rel=0.02)
 
 
@@ -433,6 +433,6 @@ class TestWhatIsRefused:
             learn_prior(LEVEL, levels(np.zeros((6, 4))))
 
 
-def test_the_number_of_modes_may_be_numpys_own_integer():
-    prior = learn_prior(LEVEL, levels(balanced(12, 4, 1.0, 0.1, 0)), modes=np.int64(1))
-    assert prior.modes == ()
+def test_the_number_of_components_may_be_numpys_own_integer():
+    prior = learn_prior(LEVEL, levels(balanced(12, 4, 1.0, 0.1, 0)), components=np.int64(1))
+    assert len(prior.components) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from scipy import integrate, stats
 from scimeta import Curve, Law, Parameter, learn_prior
 from scimeta.calibration.data.points import Measured, pad
 from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.learning.predictive import (
-    Belief,
+    _means,
     crps,
     judged,
     move_means,
@@ -27,10 +30,10 @@ DECAY = Law("decay", lambda t, rate: torch.exp(-rate * t), {"rate": Parameter("1
 TIMES = np.array([0.1, 0.5, 1.0, 1.5, 2.0, 3.0])
 
 
-def belief(law: Law, mean: list[float]) -> Belief:
-    covariance = 0.3 * torch.eye(len(mean), dtype=torch.float64)
+def believed(law: Law, mean: list[float]) -> Family:
+    plain = Family.gaussian(law, [mean], 0.3 * np.eye(len(mean)), 0.1)
     discrepancy = Discrepancy(np.array([0.0, 1.0, 3.0]), np.array([0.1, 0.0, -0.1]), np.array([0.04, 0.01, 0.02]))
-    return Belief(law, {}, torch.tensor([mean], dtype=torch.float64), covariance, 0.1, discrepancy)
+    return replace(plain, discrepancy=discrepancy)
 
 
 def past(rng: np.random.Generator, count: int = 12) -> tuple[Measured, torch.Tensor]:
@@ -51,7 +54,7 @@ def test_the_score_is_the_integral_that_defines_it():
 def test_points_are_seen_or_judge_and_padding_does_neither():
     data, design = past(np.random.default_rng(0))
     rows = torch.arange(12).repeat(20)
-    seen = split_points(belief(DECAY, [0.0]), data, design, rows, torch.Generator().manual_seed(0))
+    seen = split_points(believed(DECAY, [0.0]), data, design, rows, torch.Generator().manual_seed(0))
     mask = data.mask[rows]
     assert torch.equal((seen.inverse_sd > 0) ^ (seen.judges > 0), mask)
     assert ((seen.inverse_sd > 0).sum(-1) >= 1).all()
@@ -64,7 +67,7 @@ def test_points_are_seen_or_judge_and_padding_does_neither():
 def test_the_meta_gradient_is_the_finite_difference(law, mean):
     # The decay stays at one linearisation, as the gradient takes it; for the line the whole solve is done anew.
     data, design = past(np.random.default_rng(1))
-    start = belief(law, mean)
+    start = believed(law, mean)
     learner = predictive(start)
     seen = split_points(start, data, design, torch.arange(12), torch.Generator().manual_seed(2))
     task = solved(start, seen)
@@ -73,9 +76,9 @@ def test_the_meta_gradient_is_the_finite_difference(law, mean):
     def loss(moved: dict[str, torch.Tensor]) -> float:
         if law is DECAY:
             return float(judged(start, moved, *task.query).mean())
-        coefficients, departure = start.means(moved)
+        coefficients, departure = _means(start, moved)
         there = Discrepancy(start.discrepancy.knots, departure.numpy(), start.discrepancy.variance)
-        anew = start._replace(coefficients=coefficients, discrepancy=there)
+        anew = replace(start, coefficients=coefficients[None], discrepancy=there)
         return float(judged(anew, predictive(anew).meta.init, *solved(anew, seen).query).mean())
 
     for name in ("coefficients", "departure"):
@@ -89,7 +92,7 @@ def test_the_meta_gradient_is_the_finite_difference(law, mean):
 
 
 def test_a_linear_law_is_predicted_in_closed_form():
-    start = belief(LINE, [0.9, -0.3])
+    start = believed(LINE, [0.9, -0.3])
     data, design = past(np.random.default_rng(1))
     task = solved(start, split_points(start, data, design, torch.arange(12), torch.Generator().manual_seed(2)))
     seen, line = task.query
@@ -97,8 +100,8 @@ def test_a_linear_law_is_predicted_in_closed_form():
     for i in range(12):
         rows = seen.inverse_sd[i] > 0
         terms = torch.cat([torch.ones(6, 1), seen.x[i, :, None], seen.basis[i]], -1)
-        spread = terms @ torch.block_diag(start.covariance, torch.diag(start.discrepancy.variance_)) @ terms.mT
-        middle = terms @ torch.cat([start.coefficients[0], start.discrepancy.mean_])
+        spread = terms @ torch.block_diag(start.covariances[0], torch.diag(start.discrepancy.variance_)) @ terms.mT
+        middle = terms @ torch.cat([start.coefficients[0, 0], start.discrepancy.mean_])
         own = spread[rows][:, rows] + 0.01 * torch.eye(int(rows.sum()))
         gain = torch.linalg.solve(own, spread[rows]).mT
         torch.testing.assert_close(mean[i], middle + gain @ (seen.y[i] - middle)[rows])
@@ -107,9 +110,9 @@ def test_a_linear_law_is_predicted_in_closed_form():
 
 def test_moved_means_predict_better_where_they_started_wrong():
     data, design = past(np.random.default_rng(3), 40)
-    wrong = belief(DECAY, [1.0])
+    wrong = believed(DECAY, [1.0])
     coefficients, discrepancy = move_means(wrong, data, design)
-    right = wrong._replace(coefficients=coefficients, discrepancy=discrepancy)
+    right = replace(wrong, coefficients=coefficients[None], discrepancy=discrepancy)
     new, ones = past(np.random.default_rng(4), 60)
     assert scores(right, new, ones).mean() < 0.97 * scores(wrong, new, ones).mean()
     assert abs(float(coefficients[0, 0])) < 0.6  # on the way from 1 to the truth, 0
@@ -123,7 +126,7 @@ def test_without_misfit_the_predictive_objective_is_no_worse_than_the_likelihood
     given = curves(np.random.default_rng(5), 20)
     plain, chosen = (learn_prior(DECAY, given, objective=name) for name in ("likelihood", "predictive"))
     assert np.abs(chosen.coefficients - plain.coefficients).max() < 0.1 * plain.covariance[0, 0] ** 0.5
-    assert plain.objective == "likelihood"
+    assert plain.learned.objective == "likelihood"
 
 
 def test_another_objective_is_refused():

@@ -11,10 +11,11 @@ from scipy import stats
 
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.data.points import Points
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Gaussian
 from scimeta.calibration.intervals import weighted_quantiles
 from scimeta.calibration.laws.checks import measured
-from scimeta.calibration.laws.law import Parameter
+from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.nodes import student_nodes
 from scimeta.calibration.posterior.posterior import Posterior, posterior
 
@@ -55,9 +56,15 @@ def population(truth, specimens):
     return truth.gaussian(np.ones((specimens, 1)))
 
 
+def plain(law: Law) -> Family:
+    """A family whose law and shared values count: the prior is given beside it."""
+    fast = len(law.fast)
+    return Family.gaussian(law, np.zeros((1, fast)), np.eye(fast), 1.0)
+
+
 def solved(law, truth, curves, nodes: int | None = None) -> Posterior:
     points = measured(law, curves).points(truth.noise)
-    return posterior(law, population(truth, len(curves)), {}, points, nodes=nodes)
+    return posterior(replace(truth.family, law=law), population(truth, len(curves)), points, nodes=nodes)
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +149,14 @@ class TestLinearLaw:
 
     def test_mode_and_laplace_are_exact_bayes(self, line, exact):
         prior, points, mean, covariance, _ = exact
-        found = posterior(line, prior, {}, points)
+        found = posterior(plain(line), prior, points)
         np.testing.assert_allclose(found.mode, mean, rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(found.laplace, covariance, rtol=1e-8, atol=1e-10)
         assert found.converged.all()
 
     def test_the_nodes_are_exact_bayes_within_their_number(self, line, exact):
         prior, points, mean, covariance, log_evidence = exact
-        found = posterior(line, prior, {}, points)
+        found = posterior(plain(line), prior, points)
         sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         np.testing.assert_allclose((found.mean.numpy() - mean) / sd, 0.0, atol=0.015)
         np.testing.assert_allclose(
@@ -159,7 +166,7 @@ class TestLinearLaw:
 
     def test_many_nodes_are_exact_bayes(self, line, exact):
         prior, points, mean, covariance, log_evidence = exact
-        found = posterior(line, prior, {}, points, nodes=4096)
+        found = posterior(plain(line), prior, points, nodes=4096)
         sd = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         np.testing.assert_allclose((found.mean.numpy() - mean) / sd, 0.0, atol=5e-4)
         np.testing.assert_allclose(
@@ -169,7 +176,7 @@ class TestLinearLaw:
 
     def test_points_without_weight_leave_the_prior(self, line, exact):
         prior, points, *_ = exact
-        found = posterior(line, prior, {}, points._replace(inverse_sd=torch.zeros_like(points.inverse_sd)))
+        found = posterior(plain(line), prior, points._replace(inverse_sd=torch.zeros_like(points.inverse_sd)))
         np.testing.assert_allclose(found.mode, prior.mean, atol=1e-12)
         np.testing.assert_allclose(found.laplace[0], prior.covariance, rtol=1e-10)
         np.testing.assert_allclose(found.log_evidence, 0.0, atol=0.01)
@@ -201,9 +208,8 @@ class TestBatches:
         law = replace(line, parameters={**line.parameters, "slope": Parameter("mm/s", shared=True)})
         x, y = torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.tensor([[3.0, 4.0]], dtype=torch.float64)
         prior = Gaussian(torch.zeros(1, 1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
-        found = posterior(
-            law, prior, {"slope": torch.tensor(0.5, dtype=torch.float64)}, Points(x, y, torch.ones_like(x))
-        )
+        held = replace(plain(law), shared={"slope": torch.tensor(0.5, dtype=torch.float64)})
+        found = posterior(held, prior, Points(x, y, torch.ones_like(x)))
         assert float(found.mode) == pytest.approx((2.5 + 3.0) / 3.0)  # two readings and the prior's zero
 
     def test_weights_are_a_distribution(self, jmak, truth, family):
