@@ -355,7 +355,7 @@ class TestShared:
             assert "least squares of 3 specimens together, no prior" in text
         assert "chi-square" not in str(fits["S1"])
         residuals = np.concatenate([fit.residuals() for fit in fits])
-        np.testing.assert_allclose(fits.noise, (residuals @ residuals / (21 - 4)) ** 0.5)
+        np.testing.assert_allclose(fits.draws.noise, (residuals @ residuals / (21 - 4)) ** 0.5)
 
     def test_a_law_of_shared_parameters_alone_is_one_fit(self):
         law = Law("line", lambda t, a, b: a + b * t, {n: Parameter(shared=True) for n in "ab"})
