@@ -2,18 +2,19 @@ from . import calibration as calibration
 from . import core as core
 from . import datasets
 from . import files as files
+from . import laws as laws
 from . import models as models
-from .calibration import laws
-from .calibration.calibrator import Calibrator
-from .calibration.classical import LeastSquares
-from .calibration.compare import Comparison, compare
-from .calibration.curves import Curve, Curves
-from .calibration.empirical_bayes import learn_prior
+from .calibration.comparison import Comparison, compare
+from .calibration.data.axis import Axis
+from .calibration.data.curves import Curve, Curves
+from .calibration.data.tables import read_curves
+from .calibration.family.prior import Prior
+from .calibration.fits.calibration import Calibration, Calibrations
+from .calibration.fits.calibrator import Calibrator
+from .calibration.fits.least_squares import LeastSquares
 from .calibration.intervals import Band, Estimate
-from .calibration.law import Axis, Law, Parameter
-from .calibration.prior import Prior
-from .calibration.result import Calibration, Calibrations
-from .calibration.tables import read_curves
+from .calibration.laws.law import Law, Parameter
+from .calibration.learning.learn_prior import learn_prior
 from .core.check import check_meta_gradient
 from .core.checkpoint import load_meta
 from .core.inner_loop import adapt, gauss_newton

@@ -11,18 +11,18 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from scimeta.commands import arm, city
+from scimeta.commands import arm, city, shipped_example
 from scimeta.commands.outputs import check_outputs, picture, say, write, write_table
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from scimeta.calibration.curves import Curves
-    from scimeta.calibration.delimited import Table
-    from scimeta.calibration.law import Law
-    from scimeta.calibration.prior import Prior
+    from scimeta.calibration.data.curves import Curves
+    from scimeta.calibration.data.delimited import Table
+    from scimeta.calibration.family.prior import Prior
+    from scimeta.calibration.laws.law import Law
 
 # Those of scimeta.domains.kinetics; named here, so that --help need not import it.
 LAWS = (
@@ -150,7 +150,7 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def _learn(options: argparse.Namespace) -> None:
-    from scimeta.calibration.empirical_bayes import learn_prior
+    from scimeta.calibration.learning.learn_prior import learn_prior
 
     report = check_outputs([options.csv], prior=options.output, plot=options.plot)
     law = _law(options.law)
@@ -166,44 +166,35 @@ def _learn(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from scimeta.calibration.calibrator import Calibrator
-    from scimeta.calibration.prior import Prior
+    from scimeta.calibration.family.prior import Prior
+    from scimeta.calibration.fits.calibrator import Calibrator
 
-    report = check_outputs([options.prior, options.csv], [options.table], options.plot)
     if options.prior is None:
-        options.plot = options.plot or "fit.png"
         if options.law or options.x or options.y or options.by or options.sigma or options.conditions:
             raise ValueError("columns and laws need a table: scimeta fit PRIOR.json NEW.csv; alone it runs an example")
-        law, prior, curves = _example(report)
+        options.plot = options.plot or "fit.png"
     elif options.csv is None:
         raise ValueError(f"fit takes a prior and a table, got only {options.prior}: scimeta fit PRIOR.json NEW.csv")
+    report = check_outputs([options.prior, options.csv], [options.table], options.plot)
+    if options.prior is None:
+        fits, draw = shipped_example.fits(options.level, report)
     else:
         law = _law_of_prior(options)
         prior = Prior.load(options.prior, law)
         curves = _curves(options, law, tuple(dict.fromkeys((*prior.conditions, *_names(options.conditions)))))
-    fits = Calibrator(law, prior, options.level).fit_many(curves)
-    result = fits[0] if len(fits) == 1 else fits
-    image = picture(result.plot, options.plot)
-    say(result, report)
+        fits = Calibrator(law, prior, options.level).fit_many(curves)
+        result = fits[0] if len(fits) == 1 else fits
+        draw = result.plot
+        say(result, report)
+    image = picture(draw, options.plot)
     write_table(options.table, fits.to_frame, "estimates", report)
     write(options.plot, image, "figure", report)
 
 
-def _example(report: IO[str]) -> tuple[Law, Prior, Curves]:
-    """Return law, prior and new alloy of the example that ships."""
-    from scimeta import datasets
-    from scimeta.calibration.empirical_bayes import learn_prior
-
-    past, curves, law = datasets.alloys(), datasets.new_alloy(), _ready("jmak")
-    points = len(curves[0])
-    say(f"shipped example (simulated): {len(past)} past alloys, one new alloy with {points} points\n", report)
-    return law, learn_prior(law, past), curves
-
-
 def _next(options: argparse.Namespace) -> None:
-    from scimeta.calibration.calibrator import Calibrator
-    from scimeta.calibration.design import best_candidates, candidate_scores
-    from scimeta.calibration.prior import Prior
+    from scimeta.calibration.family.prior import Prior
+    from scimeta.calibration.fits.calibrator import Calibrator
+    from scimeta.calibration.fits.next_measurement import best_candidates, candidate_scores
 
     report = check_outputs([options.prior, options.csv], [options.table], options.plot)
     law = _law_of_prior(options)
@@ -265,9 +256,9 @@ def _place(target: str) -> float | str:
 
 def _curves(options: argparse.Namespace, law: Law, conditions: Sequence[str]) -> Curves:
     """Return the table's curves, in the law's units where that was asked for."""
-    from scimeta.calibration.delimited import read_delimited
-    from scimeta.calibration.tables import read_curves
-    from scimeta.calibration.units import is_share
+    from scimeta.calibration.data.delimited import read_delimited
+    from scimeta.calibration.data.tables import read_curves
+    from scimeta.calibration.data.units import is_share
 
     x, y = options.x or law.x.name, options.y or law.y.name
     table = read_delimited(options.csv)  # once: standard input is not there a second time
@@ -304,7 +295,7 @@ def _specimens(table: Table, used: Sequence[str | None]) -> str | None:
 
 def _law(text: str) -> Law:
     """Return the law of a name in LAWS, or NAME from FILE.py, which is run as the user's own code."""
-    from scimeta.calibration.law import Law
+    from scimeta.calibration.laws.law import Law
 
     if text.lower() in LAWS:
         return _ready(text.lower())
@@ -330,7 +321,7 @@ def _law(text: str) -> Law:
 
 def _law_of_prior(options: argparse.Namespace) -> Law:
     """Return the law that was named, or the ready one that the prior file names."""
-    from scimeta.calibration.prior import read_prior_file
+    from scimeta.calibration.family.prior import read_prior_file
 
     if options.law:
         return _law(options.law)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from scimeta.calibration.curves import Curves
-from scimeta.calibration.tables import read_curves
+from scimeta.calibration.data.curves import Curves
+from scimeta.calibration.data.tables import read_curves
 
 _HERE = Path(__file__).resolve().parent
 _FOLDERS = (_HERE / "data", _HERE.parent / "data")  # in an installed package, in a checkout
@@ -53,6 +53,64 @@ def new_alloy_rest() -> Curves:
     Simulated. Licence: Apache-2.0.
     """
     return read_curves(path("jmak_new_alloy_rest"), by="alloy")
+
+
+def hydride_absorption(batches: str = "DEFGH") -> Curves:
+    """Return 63 measured runs of hydrogen uptake by an AB2 hydride-forming alloy: fraction against time in s.
+
+    819 points at constant temperature, of five batches of the alloy. Conditions: "temperature [degC]" and
+    "pressure [bar]". The unit of time is inferred, the source names none; data/README.md says from what. Licence:
+    CC BY 4.0, A. Neves, J. Warfsmann, W. Grossmann, github.com/ANeves010/Hydride_Kinetic_Model_Identification, thinned.
+
+    Args:
+        batches: the letters of the batches to return.
+
+    Reference: Martins Neves et al., Energy and AI 22, 100659 (2025).
+
+    >>> hydride_absorption("DG").names[:2]
+    ('D-abs-05', 'D-abs-10')
+    """
+    return _hydride("hydride_absorption", batches)
+
+
+def hydride_desorption(batches: str = "DEF") -> Curves:
+    """Return 47 measured runs of hydrogen release by the alloy of :func:`hydride_absorption`, 710 points.
+
+    Args:
+        batches: the letters of the batches to return.
+
+    >>> hydride_desorption()["D-des-01a"].conditions
+    {'temperature [degC]': 30.0, 'pressure [bar]': 1.39}
+    """
+    return _hydride("hydride_desorption", batches)
+
+
+def hydride_rates() -> dict[str, dict[str, float]]:
+    """Return what the authors published of each hydride run, from all of its readings: k and its sd in 1/s.
+
+    Law X = 1 - exp(-(k t)^n) with n = 0.8. Licence and source as of :func:`hydride_absorption`.
+
+    >>> hydride_rates()["H-abs-03a"]
+    {'k': 0.08794, 'sd': 0.000220089, 'readings': 224}
+    """
+    with path("hydride_rates").open(encoding="utf-8", newline="") as file:
+        return {
+            row["run"]: {
+                "k": float(row["k for n = 0.8 [1/s]"]),
+                "sd": float(row["standard deviation [1/s]"]),
+                "readings": int(row["rows in source"]),
+            }
+            for row in csv.DictReader(file)
+        }
+
+
+def _hydride(table: str, batches: str) -> Curves:
+    """Return the runs of some batches, of which each run's name begins with the letter."""
+    curves = read_curves(path(table), by="run", conditions=["temperature [degC]", "pressure [bar]"])
+    known = sorted({curve.name[0] for curve in curves})
+    if not batches or set(batches) - set(known):
+        raise ValueError(f"batches are some of {', '.join(known)}; got {batches!r}")
+    return Curves([curve for curve in curves if curve.name[0] in batches], curves.x, curves.y)
 
 
 def bainite() -> Curves:

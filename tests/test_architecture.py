@@ -23,6 +23,7 @@ TABLE = {
     "scimeta.calibration": {
         "scimeta.core",
         "scimeta.files",
+        "scimeta.plots",
         "torch",
         "numpy",
         "scipy",
@@ -36,7 +37,7 @@ TABLE = {
     # A calibrated law as a scikit-learn estimator.
     "scimeta.calibration.regressor": {"scimeta.calibration", "numpy", "torch", "sklearn", "pandas"},
     # Draws of fits for those who have ArviZ.
-    "scimeta.calibration.export": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
+    "scimeta.calibration.fits.arviz": {"scimeta.calibration", "torch", "numpy", "arviz", "arviz_base"},
     "scimeta.diagnostics": {"scimeta.core", "torch", "pandas"},
     "scimeta.domains": {"scimeta.calibration", "scimeta.models", "scimeta.core", "torch", "numpy", "scipy", "pandas"},
     # robot.yaml beside a user's recordings.
@@ -57,6 +58,8 @@ TABLE = {
     "scimeta.optim": {"scimeta.core", "scimeta.files", "torch", "safetensors"},
     "scimeta.analytic": {"torch"},
     "scimeta.files": set(),
+    "scimeta.plots": set(),
+    "scimeta.laws": {"scimeta.calibration"},
     "scimeta.datasets": {"scimeta.calibration"},
     "scimeta": {"scimeta", "lazy_loader"},
     "scimeta.cli": {"scimeta", "numpy", "pandas", "simulators"},
@@ -163,3 +166,39 @@ def test_every_public_name_exists_and_has_a_docstring() -> None:
     assert len(scimeta.__all__) == len(set(scimeta.__all__))
     for name in scimeta.__all__:
         assert getattr(scimeta, name).__doc__, name
+
+
+def imported_files() -> dict[str, set[str]]:
+    """Return module -> modules of scimeta that its file imports, for type checkers too; a package's own file is none.
+
+    A package stands for its ``__init__`` alone: a name taken from it counts as that file.
+    """
+    modules = {dotted(path): path for path in FILES if dotted(path).startswith("scimeta")}
+    return {name: {other for other, _ in imports(path) if other in modules} for name, path in modules.items()}
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    graph, done = imported_files(), set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above[above.index(name) :], name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_the_rooms_of_calibration_import_only_rooms_to_their_left() -> None:
+    rooms = ["data", "laws", "family", "posterior", "learning", "fits"]
+    order = {"intervals": 0, "nodes": 0, **{room: i + 1 for i, room in enumerate(rooms)}, "comparison": 8, "regressor": 8}
+    for name, others in imported_files().items():
+        if not name.startswith("scimeta.calibration."):
+            continue
+        own = name.split(".")[2]
+        for other in others:
+            if other.startswith("scimeta.calibration."):
+                there = other.split(".")[2]
+                assert there == own or order[there] < order[own], f"{name} imports {other}"

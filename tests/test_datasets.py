@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from scimeta import datasets
-from scimeta.calibration.law import Axis
+from scimeta.calibration.data.axis import Axis
 
 DATA = datasets.path("jmak_alloys").parent
 README = (DATA / "README.md").read_text(encoding="utf-8")

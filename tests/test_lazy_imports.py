@@ -47,12 +47,12 @@ def test_starting_imports_nothing_heavy(script: str) -> None:
 def test_every_name_comes_when_it_is_asked_for() -> None:
     said = run(
         "import scimeta\nfor name in scimeta.__all__: getattr(scimeta, name)\n"
-        "assert scimeta.Calibrator is scimeta.calibration.calibrator.Calibrator\n"
+        "assert scimeta.Calibrator is scimeta.calibration.fits.Calibrator\n"
         "assert scimeta.meta_train is scimeta.core.train.meta_train\n"
         "assert scimeta.functional is scimeta.models.functional.functional\n"
         "from scimeta import *\nprint(laws.__name__, Curve.__module__, datasets.__name__)"
     )
-    assert said == "scimeta.calibration.laws scimeta.calibration.curves scimeta.datasets\n"
+    assert said == "scimeta.laws scimeta.calibration.data.curves scimeta.datasets\n"
 
 
 def test_the_stub_that_type_checkers_read_has_the_same_names() -> None:

@@ -207,7 +207,7 @@ print(prior)
 # it, they are the slopes that the textbook wants: Norton's exponent and the activation energy fall out of the prior.
 
 # %%
-slopes = pd.DataFrame(prior.coefficients[1:] / prior.scale[:, None], prior.conditions, CREEP.fast)
+slopes = pd.DataFrame(prior.coefficients[1:] / prior.covariates.scale[:, None], prior.conditions, CREEP.fast)
 norton = slopes.loc["ln stress", "rate"]
 energy = -slopes.loc["1000/T", "rate"] * 1000 * GAS_CONSTANT
 settling = prior.shared["settling"][0]
@@ -379,9 +379,10 @@ past_melts, new_melts = measured(melts(100), "G"), melts(FRESH)
 maxwell_prior, kohlrausch_prior = (learn_prior(law, past_melts) for law in (maxwell, kohlrausch))
 print(f"{maxwell_prior}\n\n{kohlrausch_prior}")
 
+uncorrected = replace(maxwell_prior, family=replace(maxwell_prior.family, misfit=None))
 four_points = [curve.head(4) for curve in measured(new_melts, "N")]
 calibrators = {
-    "Maxwell, correction taken out": Calibrator(maxwell, replace(maxwell_prior, misfit=None)),
+    "Maxwell, correction taken out": Calibrator(maxwell, uncorrected),
     "Maxwell, as learned": Calibrator(maxwell, maxwell_prior),
     "Kohlrausch": Calibrator(kohlrausch, kohlrausch_prior),
 }
@@ -426,8 +427,9 @@ assert (bar.upper - bar.lower < 0.5 * (bar_alone.upper - bar_alone.lower)).all()
 for name, share in held.items():  # intervals keep their promise, within binomial error
     assert abs(share - 0.9) <= allowed, (name, share)
 assert (errors["with the past"] < 0.6 * errors["least squares"]).all()
-assert prior.misfit is None and kohlrausch_prior.misfit is None  # a misfit is believed only where there is one
-assert maxwell_prior.misfit is not None
+# a misfit is believed only where there is one
+assert prior.family.misfit is None and kohlrausch_prior.family.misfit is None
+assert maxwell_prior.family.misfit is not None
 late = {name: np.sqrt(np.mean(values[4:] ** 2)) for name, values in error.items()}
 assert late["Maxwell, as learned"] < 0.2 * late["Maxwell, correction taken out"]
 assert late["Kohlrausch"] <= late["Maxwell, as learned"]  # the right law is better still

@@ -98,17 +98,17 @@ print(short_past.round(3))
 # ## 2. Two kinds in one drawer
 #
 # Half of the next drawer's alloys are slow and change little by little (n near 1.4), half are fast and steep (n near
-# 3.4). One Gaussian over both is a lie: most of its weight lies where no alloy is. `modes="auto"`, the default, asks
-# how well specimens that were left out are foretold by one kind, by two, by three; `modes=1` insists on one.
+# 3.4). One Gaussian over both is a lie: most of its weight lies where no alloy is. `components="auto"`, the default,
+# asks how well specimens that were left out are foretold by one kind, by two, by three; `components=1` insists on one.
 
 # %%
 drawer = two_kinds(MANY, rng=np.random.default_rng(1), times=PAST_TIMES)
 past = curves_of(drawer)
-found, forced = learn_prior(JMAK, past), learn_prior(JMAK, past, modes=1)
+found, forced = learn_prior(JMAK, past), learn_prior(JMAK, past, components=1)
 print(found)
 
 figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-titled = {"one kind insisted on": forced, f"{len(found.modes)} kinds found": found}
+titled = {"one kind insisted on": forced, f"{len(found.components)} kinds found": found}
 for ax, (title, prior) in zip(axes, titled.items(), strict=True):
     drawn = prior.sample(2000, np.random.default_rng(0))
     ax.plot(drawn["k"], drawn["n"], ".", color="C0", alpha=0.25, ms=3, label="drawn from the prior")
@@ -159,9 +159,9 @@ forced_rows = []
 for seed in range(SEEDS):
     few = curves_of(alloy_family(12, rng=np.random.default_rng(seed), times=PAST_TIMES))
     judges = alloy_family(NEW, rng=np.random.default_rng(100 + seed), times=EARLY)
-    for name, modes in {"two kinds insisted on": 2, "ours": "auto"}.items():
-        prior = learn_prior(JMAK, few, modes=modes)
-        forced_rows.append({"prior": name, "kinds": max(len(prior.modes), 1), **judge(prior, judges)})
+    for name, components in {"two kinds insisted on": 2, "ours": "auto"}.items():
+        prior = learn_prior(JMAK, few, components=components)
+        forced_rows.append({"prior": name, "kinds": len(prior.components), **judge(prior, judges)})
 twelve = pd.DataFrame(forced_rows).groupby("prior").mean()
 print(twelve.round(3))
 
@@ -226,7 +226,7 @@ for specimens in (8, 20):
     ours, forgetful = short_past.loc[specimens, :].loc["ours"], short_past.loc[specimens, :].loc["forgetful"]
     assert ours["band holds"] > forgetful["band holds"]
 assert short_past.loc[(8, "ours"), "band holds"] > 0.83
-assert len(found.modes) == 2 and not forced.modes
+assert len(found.components) == 2 and len(forced.components) == 1
 assert kinds.loc["kinds found", "interval score"] < 0.8 * kinds.loc["one kind insisted on", "interval score"]
 assert 0.85 < kinds.loc["kinds found", "band holds"] < 0.94
 assert SMOKE or twelve.loc["ours", "interval score"] < twelve.loc["two kinds insisted on", "interval score"]

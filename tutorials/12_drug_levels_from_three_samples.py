@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 from scimeta import Calibrator, Curve, LeastSquares, Prior, datasets, learn_prior
-from scimeta.calibration.laws import ONE_COMPARTMENT, in_units
+from scimeta.calibration.laws.ready import ONE_COMPARTMENT, in_units
 
 SMOKE = "SCIMETA_SMOKE" in os.environ
 SEED = int(os.environ.get("SCIMETA_SEED", "0"))  # of the draws
@@ -225,7 +225,7 @@ figure.savefig(folder / "3_when_the_next_is_due.png", dpi=150)
 # %%
 early = judged.loc["the first hour", "rms error"]
 assert early["scimeta"] < min(early["least squares"], early["mean of the others"])
-assert all(prior.discrepancy is not None for prior in priors.values())
+assert all(prior.family.discrepancy is not None for prior in priors.values())
 if not SMOKE:  # two patients decide nothing more
     late = judged.loc["0.5, 2 and 7 h", "rms error"]
     assert late["scimeta"] < min(late["least squares"], late["mean of the others"])

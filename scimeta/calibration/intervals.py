@@ -1,18 +1,14 @@
-"""Estimates, bands and errors, and the nodes and quantiles behind them."""
+"""Estimates, bands, and the quantiles behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import special, stats
 from torch import Tensor
-
-from scimeta.calibration.importance import lattice
-from scimeta.calibration.law import Law
 
 
 @dataclass(frozen=True)
@@ -67,32 +63,6 @@ class Band(NamedTuple):
     level: float
 
 
-class Errors(NamedTuple):
-    """Standard errors of parameters whose intervals do not come from the nodes.
-
-    Attributes:
-        of: name -> (specimens,) standard error of the unconstrained parameter.
-        dof: (specimens,) degrees of freedom behind them; inf where their scale is known.
-    """
-
-    of: Mapping[str, np.ndarray]
-    dof: np.ndarray
-
-    def __getitem__(self, rows: Sequence[int]) -> Errors:
-        """Return the errors of some specimens."""
-        return Errors({name: error[rows] for name, error in self.of.items()}, self.dof[rows])
-
-    def interval(self, law: Law, name: str, best: Tensor, tail: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return lower, value, upper and standard error in natural units, (specimens,) each, from Student's t."""
-        error = torch.from_numpy(self.of[name])
-        reach = error * torch.from_numpy(special.stdtrit(np.minimum(self.dof, 1e10), 1.0 - tail))
-        u = best.clone().requires_grad_()
-        value = law.constrain({name: u})[name]
-        (slope,) = torch.autograd.grad(value.sum(), u)
-        lower, upper = (law.constrain({name: end})[name] for end in (best - reach, best + reach))
-        return lower, value.detach(), upper, slope.abs() * error
-
-
 def weighted_quantiles(values: Tensor, weights: Tensor, levels: Sequence[float]) -> list[Tensor]:
     """Return the quantiles of weighted values along the last axis, linear between midpoints of the weights.
 
@@ -119,21 +89,6 @@ def weighted_quantiles(values: Tensor, weights: Tensor, levels: Sequence[float])
         below, above = ordered.gather(-1, right - 1), ordered.gather(-1, right)
         result.append((below + share * (above - below))[..., 0])
     return result
-
-
-def multivariate_t(count: int, dimension: int, dof: float) -> np.ndarray:
-    """Return (count, dimension) equally weighted multivariate t, uncorrelated to rounding; normal at dof inf."""
-    cube = lattice(count, dimension + 1)
-    radius = np.ones(count) if np.isinf(dof) else stats.chi2.ppf(cube[:, -1], dof) / dof
-    nodes = special.ndtri(cube[:, :-1]) / np.sqrt(radius)[:, None]
-    covariance = nodes.T @ nodes / count
-    white = np.linalg.solve(np.linalg.cholesky(covariance), nodes.T).T
-    return white * np.sqrt(np.trace(covariance) / dimension)
-
-
-def normal_nodes(count: int) -> Tensor:
-    """Return (count,) standard normal quantiles in an order that is unrelated to the nodes' own."""
-    return torch.from_numpy(special.ndtri(((np.arange(count) + 0.5) * 0.6180339887498949) % 1.0))
 
 
 def probability(level: float) -> float:

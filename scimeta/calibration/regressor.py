@@ -9,10 +9,10 @@ from numpy import ndarray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.classical import LeastSquares
-from scimeta.calibration.law import Law
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.fits.calibrator import Calibrator
+from scimeta.calibration.fits.least_squares import LeastSquares
+from scimeta.calibration.laws.law import Law
 
 
 class LawRegressor(RegressorMixin, BaseEstimator):
@@ -20,17 +20,17 @@ class LawRegressor(RegressorMixin, BaseEstimator):
 
     Args:
         law: the law.
-        prior: what past specimens say, from :func:`~scimeta.calibration.prior.learn_prior`; None for least squares. Not
+        prior: what past specimens say, from :func:`learn_prior`; None for least squares. Not
             learned from the specimen itself: then no fold could hide a point from it.
         replicates: True if repeated x are independent readings; with a prior they are refused otherwise.
 
     Attributes:
-        calibration_: the :class:`~scimeta.calibration.result.Calibration`, with intervals and a report.
+        calibration_: the :class:`Calibration`, with intervals and a report.
 
     >>> import torch
-    >>> from scimeta.calibration.law import Parameter
+    >>> from scimeta.calibration.laws.law import Parameter
     >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
-    >>> prior = Prior(decay, [[0.0]], [[0.25]], noise=0.05)
+    >>> prior = Prior.by_hand(decay, [[0.0]], [[0.25]], noise=0.05)
     >>> LawRegressor(decay, prior).fit([[0.5], [1.0]], [0.62, 0.35]).predict([[0.0], [2.0]]).round(1)
     array([1. , 0.1])
     """
@@ -53,7 +53,7 @@ class LawRegressor(RegressorMixin, BaseEstimator):
             ValueError: more than one column, values that are not finite, and what the calibration raises.
         """
         if not isinstance(self.law, Law):
-            raise TypeError(f"law should be a scimeta.calibration.law.Law; got {self.law!r}")
+            raise TypeError(f"law should be a scimeta.calibration.laws.law.Law; got {self.law!r}")
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         if X.shape[1] != 1:
             raise ValueError(f"law {self.law.name} reads one column, {self.law.x}; X has {X.shape[1]}: select it first")

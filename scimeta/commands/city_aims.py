@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from scimeta.calibration.delimited import NUMBER, Table, read_delimited
+from scimeta.calibration.data.delimited import NUMBER, Table, read_delimited
 from scimeta.commands.learned_city import LearnedCity
 from scimeta.domains.gridworld import Weights, learn_weights
 

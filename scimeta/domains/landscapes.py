@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scimeta.calibration.law import Law
+from scimeta.calibration.laws.law import Law
 from scimeta.core.tasks import Loss, Params, Stream, Task, TaskSampler
 
 Range = tuple[float, float]
@@ -149,7 +149,7 @@ def law_loss(law: Law) -> Loss:
     Args:
         law: the law whose unconstrained parameters move.
 
-    >>> from scimeta.calibration.law import Parameter
+    >>> from scimeta.calibration.laws.law import Parameter
     >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
     >>> one = torch.ones(1)
     >>> law_loss(decay)({"x": torch.zeros(1)}, (LawFit(0 * one, one, 1 + torch.exp(-one), one), 0 * one))
@@ -328,7 +328,7 @@ def law_fits(
         ValueError: shapes that do not fit the law, a covariance that is not positive definite, a sigma that is not
             positive.
 
-    >>> from scimeta.calibration.law import Parameter
+    >>> from scimeta.calibration.laws.law import Parameter
     >>> decay = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
     >>> fits = law_fits(decay, torch.zeros(1), torch.eye(1), torch.tensor([0.5, 1.0]), sigma=0.02, steps=1)
     >>> fits(3, torch.Generator().manual_seed(0)).query[0].y.shape

@@ -10,7 +10,7 @@ from calibration_problems import PAST_TIMES, SMOKE, Asked, Row, at_most, family
 from numpy import ndarray
 
 from scimeta import Calibrator, Curve, learn_prior
-from scimeta.calibration.result import Calibrations
+from scimeta.calibration.fits.calibration import Calibrations
 from scimeta.domains.kinetics import JMAK
 from simulators.kinetics import alloy_family, fraction
 
@@ -84,7 +84,7 @@ def times(seed: int) -> list[Asked]:
     past = family(HARDEST, count, PAST_TIMES, rng).fractions
     curves = [Curve(f"{i}", PAST_TIMES, y) for i, y in enumerate(past)]
     learning, prior = cpu(lambda: learn_prior(JMAK, curves))
-    print(f"\ncosts, CPU time of one thread; {len(prior.modes) or 1} kinds, outliers {prior.outliers is not None}")
+    print(f"\ncosts, CPU time of one thread; {len(prior.components)} components, outliers {prior.outliers is not None}")
     print(f"  learn_prior, {count} curves of 30 points: {learning:.2f} s")
     lines = [at_most("learn_prior, 200 curves: s", learning, 20.0)]
     calibrator = Calibrator(JMAK, prior)

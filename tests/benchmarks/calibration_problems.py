@@ -17,8 +17,7 @@ import pandas as pd
 from kinetics_rivals import Past, Prediction
 from numpy import ndarray
 
-from scimeta import Curve, Law
-from scimeta.calibration import laws
+from scimeta import Curve, Law, laws
 from simulators.kinetics import Family, alloy_family, two_kinds
 
 SMOKE = "SCIMETA_SMOKE" in os.environ

@@ -31,7 +31,7 @@ from kinetics_rivals import Prediction
 from numpy import ndarray
 
 from scimeta import Calibrator, Curve, Law, learn_prior
-from scimeta.calibration.laws import ONE_COMPARTMENT
+from scimeta.calibration.laws.ready import ONE_COMPARTMENT
 from scimeta.domains.kinetics import JMAK
 
 LEFT_OUT = 1 if SMOKE else None  # curves left out in turn; all of them if None

@@ -18,7 +18,7 @@ from gridworld_problems import (
 )
 from numpy import ndarray
 
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.family.prior import Prior
 from scimeta.domains.gridworld import (
     basis_library,
     goal_prior,

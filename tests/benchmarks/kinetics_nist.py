@@ -13,7 +13,7 @@ from numpy import ndarray
 from scipy.optimize import curve_fit
 
 from scimeta import LeastSquares
-from scimeta.calibration.law import Law
+from scimeta.calibration.laws.law import Law
 
 TEST = Path(__file__).resolve().parents[1] / "calibration" / "test_classical.py"  # has the models and the reader
 MOST = 11.0  # digits that NIST certifies

@@ -10,7 +10,7 @@ from kinetics_rivals import NOISE, Past, Predict, Prediction, fit_by_curve_fit, 
 from numpy import ndarray
 
 from scimeta import Calibrator, Curve, LeastSquares, learn_prior
-from scimeta.calibration.result import Calibration, Calibrations
+from scimeta.calibration.fits.calibration import Calibration, Calibrations
 from scimeta.domains.kinetics import JMAK
 from simulators.kinetics import alloy_family
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from scimeta.calibration.curves import Curve
-from scimeta.calibration.empirical_bayes import learn_prior
-from scimeta.calibration.law import Axis, Law, Parameter
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.laws.law import Law, Parameter
+from scimeta.calibration.learning.learn_prior import learn_prior
 from simulators.kinetics import ONE_KIND, Family, alloy_family
 
 matplotlib.use("Agg")
@@ -59,7 +60,7 @@ def simulate() -> Callable[..., tuple[Family, list[Curve]]]:
 @pytest.fixture(scope="session")
 def truth(jmak: Law) -> Prior:
     """The population from which the simulator draws, as a prior: what perfect learning would return."""
-    return Prior(jmak, np.array([ONE_KIND[0]]), np.array(ONE_KIND[1]), 0.02)
+    return Prior.by_hand(jmak, np.array([ONE_KIND[0]]), np.array(ONE_KIND[1]), 0.02)
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import KFold, cross_val_score
 
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.classical import LeastSquares
-from scimeta.calibration.law import Axis, Law, Parameter
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.fits.calibrator import Calibrator
+from scimeta.calibration.fits.least_squares import LeastSquares
+from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.regressor import LawRegressor
 
 DECAY = Law(
@@ -23,7 +24,7 @@ DECAY = Law(
     Axis("signal"),
     first_guess=lambda t, y: {"tau": 1.0},
 )
-PRIOR = Prior(DECAY, [[0.0]], [[0.25]], noise=0.05)
+PRIOR = Prior.by_hand(DECAY, [[0.0]], [[0.25]], noise=0.05)
 T = np.linspace(0.2, 4.0, 12)
 Y = np.exp(-T / 1.3) + 0.03 * np.random.default_rng(0).normal(size=12)
 

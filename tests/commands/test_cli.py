@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 
 from scimeta import datasets
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.cli import LAWS, main
 from scimeta.domains import kinetics
 from tests.commands import mistakes
@@ -160,7 +160,7 @@ def test_conditions_move_the_prior_and_must_be_given(folder: Path, capsys: pytes
     past["hardener"] = np.log(k / 0.01)  # what makes an alloy fast is known of each
     past.to_csv(folder / "past.csv", index=False)
     assert main(shlex.split("learn past.csv --law JMAK --by alloy --conditions hardener -o c.json")) == 0
-    assert "one more of hardener moves (unconstrained) k +" in capsys.readouterr().out
+    assert "effect per unit of hardener (unconstrained): k +" in capsys.readouterr().out
     assert "no column 'hardener'" in refused(capsys, folder, "fit c.json new.csv --by alloy")
     (folder / "new.csv").write_text("alloy,time [s],fraction,hardener\nA,10,0.01,1.2\n")
     assert main(shlex.split("fit c.json new.csv --by alloy --csv c.csv")) == 0

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from scimeta import datasets
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.family.prior import Prior
 from scimeta.cli import main
 from scimeta.commands.outputs import check_outputs, write
 from scimeta.domains import kinetics
@@ -30,9 +30,7 @@ FIT, NEXT = "fit prior.json new.csv --by alloy", "next prior.json new.csv --by a
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a prior, and the points of a new alloy."""
-    Prior(kinetics.JMAK, [[-4.1, 0.9]], [[0.3, 0.0], [0.0, 0.02]], noise=0.02, x_range=(0, 300)).save(
-        tmp_path / "prior.json"
-    )
+    Prior.by_hand(kinetics.JMAK, [[-4.1, 0.9]], [[0.3, 0.0], [0.0, 0.02]], noise=0.02).save(tmp_path / "prior.json")
     (tmp_path / "new.csv").write_text(POINTS)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -11,7 +11,7 @@ import torch
 from scipy.integrate import quad
 from scipy.optimize import least_squares
 
-from scimeta.calibration.law import Law
+from scimeta.calibration.laws.law import Law
 from scimeta.domains import kinetics
 from scimeta.domains.kinetics import GAS_CONSTANT, JMAK, JMAK_FULL, JMAK_KT
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scimeta import Task, adapt, evaluate, maml, over_tasks, sgd
-from scimeta.calibration.law import Law, Parameter
+from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.core.rules import Meta
 from scimeta.core.tasks import Stream
 from scimeta.domains import landscapes

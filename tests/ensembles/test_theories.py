@@ -7,8 +7,8 @@ import pytest
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsRegressor
 
-from scimeta.calibration.curves import Curve
-from scimeta.calibration.empirical_bayes import learn_prior
+from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.learning.learn_prior import learn_prior
 from scimeta.calibration.regressor import LawRegressor
 from scimeta.domains.kinetics import AUSTIN_RICKETT, JMAK
 from scimeta.ensembles.super_learner import SuperLearnerRegressor

@@ -13,8 +13,11 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from scimeta.calibration.law import Axis, Law, Parameter
-from scimeta.calibration.prior import Prior
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.family.family import Family
+from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.provenance import Learned
+from scimeta.calibration.laws.law import Law, Parameter
 
 
 def reward_law(features: ndarray, names: Sequence[str] | None = None) -> Law:
@@ -85,7 +88,8 @@ def goal_prior(
     noise = 0.1 * rms if noise is None else noise
     table = np.eye(past.shape[1]) if features is None else np.asarray(features, dtype=float)
     law, mean = reward_law(table, names), past.mean(0)
-    return Prior(law, mean[None], _ledoit_wolf(past), noise, past=named, x_range=(0.0, len(table) - 1.0))
+    family = Family.gaussian(law, mean[None], _ledoit_wolf(past), noise)
+    return Prior(family, learned=Learned(named, (0.0, len(table) - 1.0)))
 
 
 def check_names(names: Sequence[str] | None, size: int, where: str) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ import numpy as np
 from numpy import ndarray
 from scipy import special
 
+from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.intervals import Estimate, probability
-from scimeta.calibration.prior import Prior
 from scimeta.domains.gridworld.goals import check_names
 from scimeta.domains.gridworld.whitened import Whitened, mixture_quantile
 

@@ -9,7 +9,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from scimeta.calibration.law import Axis, Law, Parameter
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.domains.kinetics.guesses import check_fractions, guess_jmak
 from scimeta.domains.kinetics.laws import jmak
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scimeta.calibration.law import Axis, Law, Parameter
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.domains.kinetics.guesses import (
     check_fractions,
     guess_austin_rickett,

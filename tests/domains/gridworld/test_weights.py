@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from scimeta.calibration.calibrator import Calibrator
-from scimeta.calibration.curves import Curve
-from scimeta.calibration.empirical_bayes import learn_prior
+from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.fits.calibrator import Calibrator
+from scimeta.calibration.learning.learn_prior import learn_prior
 from scimeta.core.inner_loop import gauss_newton
 from scimeta.domains.gridworld.exact import factorize
 from scimeta.domains.gridworld.goals import goal_prior, reward_law

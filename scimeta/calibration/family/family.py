@@ -1,0 +1,165 @@
+"""What is believed of a family of specimens: one value, from the first step of the learning to the last fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scimeta.calibration.data.points import Measured, Points
+from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.misfit import Misfit
+from scimeta.calibration.family.mixture import Mixture, positive_definite
+from scimeta.calibration.family.outliers import Outliers
+from scimeta.calibration.laws.law import Law
+
+
+class Component(NamedTuple):
+    """One component of a family's mixture.
+
+    Attributes:
+        weight: share of the specimens, 0 to 1.
+        coefficients: (1 + conditions, fast): the mean at the conditions' centre, then its change per scale of each.
+        covariance: (fast, fast), of specimens around their mean; unconstrained.
+    """
+
+    weight: float
+    coefficients: np.ndarray
+    covariance: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """A population of specimens, and what lies between its curves and the measurements.
+
+        theta ~ sum_k weight_k N(B_k' z, C_k),   y = f(x; theta, shared) + discrepancy + noise
+
+    z = (1, scaled conditions) of a specimen, theta its own (fast) parameters, unconstrained.
+
+    Attributes:
+        law: f, with the names and units of its parameters.
+        weights: (components,) shares of the specimens; sums to 1.
+        coefficients: (components, 1 + conditions, fast), B.
+        covariances: (components, fast, fast), C.
+        noise: standard deviation of one measurement around the law (and what it misses), in the unit of y.
+        shared: name -> unconstrained scalar of the parameters that are one value for all specimens.
+        shared_errors: name -> standard error of these, unconstrained.
+        outliers: which part of the measurements is wrong and how far off; None if none is. The noise is that of the
+            others.
+        misfit: what the law gets wrong in the same way in every specimen; None if nothing of the kind was found.
+        discrepancy: what the law misses along x, in all specimens and in each; None if nothing of the kind was found.
+            It and outliers exclude each other.
+        wander: the part of the noise that is no scatter but a smooth departure of each specimen from the law, as a
+            standard deviation; it widens the bands of a curve.
+    """
+
+    law: Law
+    weights: Tensor
+    coefficients: Tensor
+    covariances: Tensor
+    noise: float
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
+    shared_errors: Mapping[str, float] = field(default_factory=dict)
+    outliers: Outliers | None = None
+    misfit: Misfit | None = None
+    discrepancy: Discrepancy | None = None
+    wander: float = 0.0
+
+    @staticmethod
+    def gaussian(law: Law, coefficients: np.ndarray, covariance: np.ndarray, noise: float) -> Family:
+        """Return the family of one Gaussian component: coefficients (1 + conditions, fast), covariance (fast, fast)."""
+        one = (torch.from_numpy(np.array(part, dtype=float))[None] for part in (coefficients, covariance))
+        return Family(law, torch.ones(1, dtype=torch.float64), *one, noise)
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """The components of the mixture as arrays, one or more."""
+        parts = zip(self.weights.tolist(), self.coefficients.numpy(), self.covariances.numpy(), strict=True)
+        return tuple(Component(*part) for part in parts)
+
+    @property
+    def pooled(self) -> Component:
+        """All components together as one Gaussian with their mean and covariance, at the conditions' centre."""
+        coefficients = torch.einsum("k,krf->rf", self.weights, self.coefficients)
+        apart = self.coefficients[:, 0] - coefficients[0]
+        covariance = torch.einsum("k,kfg->fg", self.weights, self.covariances + apart[:, :, None] * apart[:, None])
+        return Component(1.0, coefficients.numpy(), covariance.numpy())
+
+    @cached_property
+    def predicting(self) -> Law:
+        """The law with the family's misfit added to what it predicts; the law itself if there is none."""
+        return self.law if self.misfit is None else self.misfit.corrected(self.law)
+
+    def population(self, design: Tensor) -> Mixture:
+        """Return the mixture from which specimens of this design, (specimens, 1 + conditions), are drawn."""
+        return Mixture(self.weights.log(), torch.einsum("sr,krf->skf", design, self.coefficients), self.covariances)
+
+    def parameters(self, u: Tensor) -> dict[str, Tensor]:
+        """Return name -> (...) unconstrained parameters, the shared ones included, of fast ones u: (..., fast)."""
+        named = dict(zip(self.law.fast, u.unbind(-1), strict=True))
+        named |= {name: value.expand(u.shape[:-1]) for name, value in self.shared.items()}
+        return {name: named[name] for name in self.law.names}
+
+    def curve(self, u: Tensor, x: Tensor) -> Tensor:
+        """Return what is predicted at fast parameters u (..., fast): (..., points) at x, which broadcasts."""
+        return self.predicting.curve(self.parameters(u), x)
+
+    def linearized(self, u: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what is predicted at u, (specimens, fast), and its derivatives, each (specimens, points)."""
+        return self.predicting.linearized(self.parameters(u), x)
+
+    def points(self, data: Measured) -> Points:
+        """Return the measurements, whitened by the noise and by what the law is not trusted with."""
+        points = data.points(self.noise)
+        return points if self.discrepancy is None else self.discrepancy.absorbed(points)
+
+
+def check_family(family: Family, conditions: int) -> None:
+    """Raise ValueError for shapes that do not fit the law and for numbers that no family has.
+
+    Args:
+        family: as built by a user or read from a file.
+        conditions: how many move its means.
+    """
+    where, law, shape = f"prior of law {family.law.name}", family.law, (1 + conditions, len(family.law.fast))
+    for i, (weight, coefficients, covariance) in enumerate(family.components):
+        name = where if len(family.weights) == 1 else f"{where}: component {i + 1}"
+        for what, value, expected in (
+            ("coefficients", coefficients, shape),
+            ("covariance", covariance, (shape[1], shape[1])),
+        ):
+            if value.shape != expected:
+                raise ValueError(f"{name}: {what} has shape {value.shape}; expected {expected}")
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name}: {what} is not finite")
+        if not 0.0 < weight <= 1.0:
+            raise ValueError(f"{name} needs a weight between 0 and 1; it is {weight}")
+        if not positive_definite(covariance):
+            raise ValueError(f"{name}: the covariance is not positive definite")
+    if abs(float(family.weights.sum()) - 1.0) > 1e-6:
+        raise ValueError(f"{where}: the components' weights do not add up to 1")
+    if not (np.isfinite(family.noise) and family.noise > 0):
+        raise ValueError(f"{where}: noise must be positive; got {family.noise}")
+    if not 0.0 <= family.wander <= family.noise:
+        raise ValueError(f"{where}: wander must lie between 0 and the noise; got {family.wander}")
+    missing = set(law.names) - set(law.fast) - set(family.shared)
+    if missing:
+        raise ValueError(f"{where}: no value for the shared {', '.join(sorted(missing))}")
+    if family.outliers is not None:
+        _check_outliers(where, family)
+
+
+def _check_outliers(where: str, family: Family) -> None:
+    share, shift, spread = family.outliers
+    if not (0.0 < share < 1.0 and 0.0 <= shift < np.inf and 0.0 < spread < np.inf):
+        raise ValueError(
+            f"{where}: outliers need a share between 0 and 1, a shift of 0 or more and a positive spread; got "
+            f"{family.outliers}"
+        )
+    if family.discrepancy is not None:
+        raise ValueError(f"{where}: outliers and a discrepancy exclude each other; drop one")

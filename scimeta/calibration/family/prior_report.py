@@ -1,0 +1,201 @@
+"""The text, the table and the picture of a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import optimize, special, stats
+
+from scimeta.calibration.data.units import split_unit
+from scimeta.calibration.family.conditions import condition_text
+from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.family import Component, Family
+from scimeta.calibration.family.provenance import Covariates, Learned
+from scimeta.calibration.laws.law import Law
+from scimeta.plots import axes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def frame(family: Family, level: float) -> pd.DataFrame:
+    """Return one row a parameter: median, lower, upper (holding ``level`` of the specimens at the centre), unit."""
+    import pandas as pd
+
+    shared = {n: stats.norm(float(v), family.shared_errors[n]).ppf for n, v in family.shared.items()}
+    rows = {}
+    for name, parameter in family.law.parameters.items():
+        tail = 0.5 - 0.5 * level
+        levels = (0.5, tail, 1.0 - tail)
+        ends = _quantiles(family, family.law.fast.index(name), levels) if name not in shared else shared[name](levels)
+        ends = family.law.constrain({name: torch.tensor(ends, dtype=torch.float64)})[name].tolist()
+        rows[name] = (*ends, parameter.unit, parameter.shared)
+    return pd.DataFrame.from_dict(rows, "index", columns=["median", "lower", "upper", "unit", "shared"])
+
+
+def _quantiles(family: Family, parameter: int, levels: Sequence[float]) -> list[float]:
+    """Return quantiles of one parameter, unconstrained, over all components at the conditions' centre."""
+    parts = [
+        (c.weight, c.coefficients[0, parameter], c.covariance[parameter, parameter] ** 0.5) for c in family.components
+    ]
+    if len(parts) == 1:
+        return [parts[0][1] + float(special.ndtri(level)) * parts[0][2] for level in levels]
+    lowest, highest = (f(mean + side * 9.0 * sd for _, mean, sd in parts) for f, side in ((min, -1), (max, 1)))
+
+    def below(u: float, level: float) -> float:
+        return sum(weight * special.ndtr((u - mean) / sd) for weight, mean, sd in parts) - level
+
+    return [float(optimize.brentq(below, lowest, highest, (level,))) for level in levels]
+
+
+def text(
+    family: Family,
+    covariates: Covariates,
+    learned: Learned | None,
+    origin: str,
+    slopes: pd.DataFrame,
+    energies: Sequence[str],
+) -> str:
+    """Return the report: where most specimens lie, components, correlations, conditions, noise, outliers, misfit.
+
+    Args:
+        family, covariates, learned: of the prior.
+        origin: where it comes from.
+        slopes: change of each unconstrained parameter (columns) per unit of each condition (rows).
+        energies: sentences on activation energies.
+    """
+    table, place = frame(family, 0.9), _place(covariates)
+    lines = [f"prior of law {family.law.name}, {origin}", ""]
+    lines += [table.drop(columns="shared").to_string(float_format=lambda v: f"{v:.4g}"), ""]
+    lines.append(f"lower to upper holds 90 % of the specimens{place}")
+    lines += _components(family, place)
+    if table.shared.any():
+        lines.append(f"one value for all (with its 90 % interval): {', '.join(table.index[table.shared])}")
+    lines += _correlations(family.pooled, family.law.fast)
+    for name, row in slopes.iterrows():
+        moves = ", ".join(f"{parameter} {slope:+.3g}" for parameter, slope in row.items())
+        lines.append(f"effect per unit of {name} (unconstrained): {moves}")
+    lines += [] if learned is None else _learned_at(family.law, covariates, learned)
+    lines += [*energies, *_measurements(family)]
+    if learned is not None and learned.objective == "predictive":
+        lines.append("means moved from the likelihood's to where held-out points of the past are predicted best")
+    if learned is not None and not learned.converged:
+        lines.append("learning: NOT CONVERGED")
+    return "\n".join(lines)
+
+
+def _place(covariates: Covariates) -> str:
+    """Return at which conditions the population is shown."""
+    values = [condition_text(name, value) for name, value in covariates.middle.items()]
+    return f" at {', '.join(values)}" if values else ""
+
+
+def _learned_at(law: Law, covariates: Covariates, learned: Learned) -> list[str]:
+    """Return a line on the ranges of the past, where conditions move the population."""
+    ranges = [(*split_unit(name), *ends) for name, ends in covariates.ranges.items()]
+    ranges += [(*law.x, *learned.x_range)] if ranges else []
+    texts = (f"{name} {lower:.4g} to {upper:.4g} {unit}".rstrip() for name, unit, lower, upper in ranges)
+    return [f"learned at {', '.join(texts)}"] if ranges else []
+
+
+def _components(family: Family, place: str) -> list[str]:
+    """Return a line on each component of the mixture, if there are several."""
+    if len(family.weights) == 1:
+        return []
+    lines = [f"mixture of {len(family.weights)} components{place}:"]
+    for i, (weight, coefficients, covariance) in enumerate(family.components):
+        rows = _ranges(family, coefficients, covariance)
+        lines.append(f"  component {i + 1}: {weight:.0%} with {', '.join(rows)}")
+    return lines
+
+
+def _ranges(family: Family, coefficients: np.ndarray, covariance: np.ndarray) -> list[str]:
+    """Return the median and range of each fast parameter within one component."""
+    z, texts = float(special.ndtri(0.95)), []
+    for i, name in enumerate(family.law.fast):
+        mean, sd = coefficients[0, i], covariance[i, i] ** 0.5
+        ends = torch.tensor([mean, mean - z * sd, mean + z * sd], dtype=torch.float64)
+        median, lower, upper = family.law.constrain({name: ends})[name].tolist()
+        texts.append(f"{name} {median:.4g} ({lower:.4g} to {upper:.4g})")
+    return texts
+
+
+def _correlations(pooled: Component, names: Sequence[str]) -> list[str]:
+    """Return the correlations of the parameters as one line; nothing of a single parameter."""
+    sd = np.sqrt(np.diag(pooled.covariance))
+    matrix = pooled.covariance / np.outer(sd, sd)
+    pairs = [f"({a}, {b}) {matrix[i, j]:+.2f}" for i, a in enumerate(names) for j, b in enumerate(names) if i < j]
+    return [f"correlation: {', '.join(pairs)}"] if pairs else []
+
+
+def _measurements(family: Family) -> list[str]:
+    """Return what is between a measurement and the law: noise, outliers, misfit."""
+    unit = f" {family.law.y.unit}" if family.law.y.unit else ""
+    noise = f"noise sd {family.noise:.3g}{unit}"
+    if family.wander:
+        noise += f", of which {family.wander:.3g}{unit} is each specimen's own smooth departure from the law"
+    lines = [noise]
+    if family.outliers is not None:
+        share, shift, spread = family.outliers
+        off = f"shifted by {shift:.2g}{unit}, give or take {spread:.1g}"
+        off = off if shift > spread else f"scattered by {family.outliers.sd:.2g}{unit}"
+        lines.append(f"outliers: about {100 * share:.2g} % of the points, {off}; the noise is that of the others")
+    if family.misfit is not None:
+        size = float(np.abs(family.misfit.values).max())
+        lines.append(
+            f"the law misses by up to {size:.2g}{unit} in the same way in all specimens; predictions correct for it"
+        )
+    if family.discrepancy is not None:
+        lines.append(_along_x(family.discrepancy, family.law))
+    return lines
+
+
+def _along_x(discrepancy: Discrepancy, law: Law) -> str:
+    """Return one sentence: where the law misses most, by how much."""
+    own = np.sqrt(discrepancy.variance)
+    worst = int(np.argmax(discrepancy.mean**2 + discrepancy.variance))
+    unit = f" {law.y.unit}" if law.y.unit else ""
+    return (
+        f"the law misses along {law.x.name}, most near {discrepancy.knots[worst]:.3g} {law.x.unit}".rstrip()
+        + f": by {discrepancy.mean[worst]:+.2g}{unit} in all specimens and sd {own[worst]:.2g}{unit} in each"
+    )
+
+
+def draw(
+    family: Family,
+    covariates: Covariates,
+    past: Mapping[str, np.ndarray],
+    x_range: tuple[float, float],
+    origin: str,
+    draws: pd.DataFrame,
+    ax: Axes | None,
+) -> Axes:
+    """Draw the population and the past specimens on the axes, or on new ones.
+
+    Args:
+        family, covariates: of the prior.
+        past: name -> (fast,) parameters of the past specimens.
+        x_range: smallest and largest x among them.
+        origin: where the prior comes from.
+        draws: natural parameters of specimens of the population, one column each.
+        ax: where to draw; new axes if None.
+    """
+    law = family.law
+    ax, x = axes(ax, law.x, law.y), np.linspace(min(0.0, x_range[0]), x_range[1], 200)
+    u = law.unconstrain({name: torch.tensor(draws[name].to_numpy()) for name in law.names})
+    curves = family.predicting.curve(u, torch.from_numpy(x)).numpy()
+    for level, alpha in ((0.9, 0.15), (0.5, 0.25)):
+        lower, upper = np.quantile(curves, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+        ax.fill_between(x, lower, upper, color="C0", alpha=alpha, lw=0, label=f"{level:.0%} of specimens")
+    for i, row in enumerate(list(past.values())[:60]):
+        label = "past specimens" if i == 0 else None
+        y = family.curve(torch.from_numpy(np.asarray(row)), torch.from_numpy(x))
+        ax.plot(x, y, color="k", lw=0.5, alpha=0.4, label=label)
+    ax.plot(x, np.median(curves, axis=0), color="C0", label="median")
+    ax.set_title(f"{law.name}: population{_place(covariates)}, {origin}", fontsize="medium")
+    ax.legend(frameon=False)
+    return ax

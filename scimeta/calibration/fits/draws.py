@@ -1,0 +1,255 @@
+"""What a batch of fits has found, as draws that carry intervals and bands: two kinds, one protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from scimeta.calibration.family.family import Family
+from scimeta.calibration.family.outliers import Outliers
+from scimeta.calibration.intervals import weighted_quantiles
+from scimeta.calibration.laws.law import Law
+from scimeta.calibration.nodes import normal_nodes
+
+_CHUNK = 1 << 20  # values of the law at once
+
+
+class Interval(NamedTuple):
+    """One parameter of every specimen, (specimens,) each, in natural units."""
+
+    lower: Tensor
+    value: Tensor
+    upper: Tensor
+    std: Tensor
+
+
+class Errors(NamedTuple):
+    """Standard errors of parameters whose intervals do not come from the nodes.
+
+    Attributes:
+        of: name -> (specimens,) standard error of the unconstrained parameter.
+        dof: (specimens,) degrees of freedom behind them; inf where their scale is known.
+    """
+
+    of: Mapping[str, np.ndarray]
+    dof: np.ndarray
+
+    def __getitem__(self, rows: Sequence[int]) -> Errors:
+        """Return the errors of some specimens."""
+        return Errors({name: error[rows] for name, error in self.of.items()}, self.dof[rows])
+
+    def interval(self, law: Law, name: str, best: Tensor, tail: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return lower, value, upper and standard error in natural units, (specimens,) each, from Student's t."""
+        error = torch.from_numpy(self.of[name])
+        reach = error * torch.from_numpy(special.stdtrit(np.minimum(self.dof, 1e10), 1.0 - tail))
+        u = best.clone().requires_grad_()
+        value = law.constrain({name: u})[name]
+        (slope,) = torch.autograd.grad(value.sum(), u)
+        lower, upper = (law.constrain({name: end})[name] for end in (best - reach, best + reach))
+        return lower, value.detach(), upper, slope.abs() * error
+
+
+class Draws(Protocol):
+    """What a fit offers to its estimates, bands and reports, whatever it rests on.
+
+    Attributes:
+        nodes: (specimens, nodes, parameters) unconstrained draws.
+        weights: (specimens, nodes), sums to 1.
+        from_data: (specimens, parameters) share of the knowledge that came from the data.
+        noise: (specimens,) standard deviation of one measurement, in the unit of y.
+        outliers: what measurements may be beside ordinary; None if nothing.
+    """
+
+    @property
+    def nodes(self) -> Tensor: ...
+
+    @property
+    def weights(self) -> Tensor: ...
+
+    @property
+    def from_data(self) -> np.ndarray: ...
+
+    @property
+    def noise(self) -> np.ndarray: ...
+
+    @property
+    def outliers(self) -> Outliers | None: ...
+
+    def rows(self, rows: Sequence[int]) -> Self:
+        """Return the draws of some specimens."""
+        ...
+
+    def intervals(self, tail: float) -> dict[str, Interval]:
+        """Return name -> interval that leaves out ``tail`` on either side."""
+        ...
+
+    def mean(self, x: Tensor) -> np.ndarray:
+        """Return the expected curves: (specimens, points) at x (points,)."""
+        ...
+
+    def curves(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """Yield (specimens, nodes, points) curves at the nodes with their weights, a chunk of specimens at a time."""
+        ...
+
+    def quantiles(self, x: Tensor, levels: Sequence[float], *, noise: bool) -> np.ndarray:
+        """Return (levels, specimens, points) of the curves, or of a new measurement with ``noise``."""
+        ...
+
+
+class PosteriorDraws(NamedTuple):
+    """Draws of the posterior under a learned prior; predictions average them.
+
+    Attributes:
+        family: that the specimens are taken to belong to, as is expected of new ones.
+        nodes, weights, from_data: as in :class:`Draws`.
+        mode: (specimens, parameters) unconstrained, of the posterior.
+        departures: (specimens, nodes, knots) what the law misses at each node, in the unit of y; None where the family
+            has no discrepancy.
+    """
+
+    family: Family
+    nodes: Tensor
+    weights: Tensor
+    from_data: np.ndarray
+    mode: Tensor
+    departures: Tensor | None = None
+
+    @property
+    def noise(self) -> np.ndarray:
+        """(specimens,) standard deviation of one measurement, in the unit of y."""
+        return np.full(len(self.mode), self.family.noise)
+
+    @property
+    def outliers(self) -> Outliers | None:
+        """What measurements may be beside ordinary; None if nothing."""
+        return self.family.outliers
+
+    def rows(self, rows: Sequence[int]) -> PosteriorDraws:
+        """Return the draws of some specimens."""
+        departures = None if self.departures is None else self.departures[rows]
+        own = self.nodes[rows], self.weights[rows], self.from_data[rows], self.mode[rows]
+        return PosteriorDraws(self.family, *own, departures)
+
+    def intervals(self, tail: float) -> dict[str, Interval]:
+        """Return name -> interval; posterior medians as values. Of shared parameters those of the family."""
+        law, result = self.family.law, {}
+        dof = np.full(len(self.mode), np.inf)
+        for i, name in enumerate(law.names):
+            if name in self.family.shared:
+                errors = Errors({name: np.full(len(dof), self.family.shared_errors[name])}, dof)
+                result[name] = Interval(*errors.interval(law, name, self.mode[:, i], tail))
+                continue
+            ends = weighted_quantiles(self.nodes[..., i], self.weights, (tail, 0.5, 1 - tail))
+            nodes = law.constrain({name: self.nodes[..., i]})[name]
+            mean = (self.weights * nodes).sum(-1, keepdim=True)
+            std = (self.weights * (nodes - mean) ** 2).sum(-1).sqrt()
+            result[name] = Interval(*(law.constrain({name: end})[name] for end in ends), std)
+        return result
+
+    def mean(self, x: Tensor) -> np.ndarray:
+        """Return the expected curves: (specimens, points), averaged over the posterior."""
+        return np.concatenate([(y * w[..., None]).sum(1).numpy() for y, w, _ in self.curves(x)])
+
+    def curves(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """Yield curves at the nodes, with what the law misses there, and their weights."""
+        for rows in _slices(self.nodes, x):
+            params = dict(zip(self.family.law.names, self.nodes[rows].unbind(-1), strict=True))
+            curves = self.family.predicting.curve(params, x)
+            if self.departures is not None:
+                curves = curves + self.departures[rows] @ self.family.discrepancy.basis(x).mT
+            yield curves, self.weights[rows], rows
+
+    def quantiles(self, x: Tensor, levels: Sequence[float], *, noise: bool) -> np.ndarray:
+        """Return (levels, specimens, points); without noise only the specimen's own smooth departure is added."""
+        ends, family = [], self.family
+        sd = torch.tensor(family.noise if noise else family.wander, dtype=torch.float64)
+        for y, w, _ in self.curves(x):
+            if noise and family.outliers is not None:
+                y = y + family.outliers.errors(y.shape[1], sd.expand(len(y)))[..., None]
+            elif sd:
+                y = y + normal_nodes(y.shape[1])[:, None] * sd
+            ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], levels)))
+        return torch.cat(ends, 1).numpy()
+
+    def discrepancy_share(self, x: Tensor) -> np.ndarray:
+        """Return (specimens,) the share of the curve's variance that is the law's discrepancy, mean over x."""
+        if self.departures is None:
+            return np.zeros(len(self.mode))
+        shares = []
+        for whole, weights, rows in self.curves(x):
+            missed = self.departures[rows] @ self.family.discrepancy.basis(x).mT
+            own, other = (_variance(part, weights).sum(-1) for part in (missed, whole - missed))
+            shares.append(own / (own + other).clamp(min=1e-300))
+        return torch.cat(shares).numpy()
+
+
+class LeastSquaresDraws(NamedTuple):
+    """Draws around least-squares solutions; predictions are the curve at the solution.
+
+    Attributes:
+        law: the fitted law.
+        nodes, weights, from_data, noise: as in :class:`Draws`; multivariate t around each solution.
+        best: (specimens, parameters) unconstrained, the solutions.
+        errors: standard errors of all parameters.
+        joint: True if the specimens were fitted together, with one value of every shared parameter.
+    """
+
+    law: Law
+    nodes: Tensor
+    weights: Tensor
+    from_data: np.ndarray
+    noise: np.ndarray
+    best: Tensor
+    errors: Errors
+    joint: bool = False
+
+    @property
+    def outliers(self) -> Outliers | None:
+        """None: least squares knows of no outliers."""
+        return None
+
+    def rows(self, rows: Sequence[int]) -> LeastSquaresDraws:
+        """Return the draws of some specimens."""
+        own = (part[rows] for part in (self.nodes, self.weights, self.from_data, self.noise, self.best, self.errors))
+        return LeastSquaresDraws(self.law, *own, self.joint)
+
+    def intervals(self, tail: float) -> dict[str, Interval]:
+        """Return name -> interval of Student's t around the solution."""
+        each = enumerate(self.law.names)
+        return {name: Interval(*self.errors.interval(self.law, name, self.best[:, i], tail)) for i, name in each}
+
+    def mean(self, x: Tensor) -> np.ndarray:
+        """Return the curves at the solutions: (specimens, points)."""
+        return self.law.curve(dict(zip(self.law.names, self.best.T, strict=True)), x).numpy()
+
+    def curves(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
+        """Yield curves at the nodes with their weights."""
+        for rows in _slices(self.nodes, x):
+            params: Mapping[str, Tensor] = dict(zip(self.law.names, self.nodes[rows].unbind(-1), strict=True))
+            yield self.law.curve(params, x), self.weights[rows], rows
+
+    def quantiles(self, x: Tensor, levels: Sequence[float], *, noise: bool) -> np.ndarray:
+        """Return (levels, specimens, points)."""
+        ends = []
+        for y, w, rows in self.curves(x):
+            if noise:
+                y = y + normal_nodes(y.shape[1])[:, None] * torch.from_numpy(self.noise[rows])[:, None, None]
+            ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], levels)))
+        return torch.cat(ends, 1).numpy()
+
+
+def _slices(nodes: Tensor, x: Tensor) -> Iterator[slice]:
+    """Yield specimens whose curves at the nodes fit into memory together."""
+    step = max(1, _CHUNK // (nodes.shape[1] * len(x)))
+    return (slice(begin, begin + step) for begin in range(0, len(nodes), step))
+
+
+def _variance(values: Tensor, weights: Tensor) -> Tensor:
+    """Return (specimens, points) the weighted variance over the nodes of values (specimens, nodes, points)."""
+    w = weights[..., None]
+    return (w * (values - (w * values).sum(1, keepdim=True)) ** 2).sum(1)

@@ -1,0 +1,177 @@
+"""The text and the picture of one fit, from numbers that were worked out before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.fits.draws import PosteriorDraws
+from scimeta.calibration.intervals import Band, Estimate
+from scimeta.calibration.laws.law import Law
+from scimeta.plots import axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SURPRISING = 0.01  # probability below which the report asks whether the specimen is one of the family
+
+
+class Report(NamedTuple):
+    """All that a printed fit shows.
+
+    Attributes:
+        title: law, specimen, points and source.
+        estimates: of the parameters, in order.
+        shares: True to show how far data and prior informed each.
+        correlation: (parameters, parameters); None where there is none.
+        lines: sentences below the table.
+        converged: True if the solve reached its solution.
+        reason: why there are no intervals; "" where there are.
+    """
+
+    title: str
+    estimates: Sequence[Estimate]
+    shares: bool
+    correlation: np.ndarray | None
+    lines: Sequence[str]
+    converged: bool
+    reason: str
+
+    def __str__(self) -> str:
+        lines = [self.title, "", *self._table(), "", *self._correlations(), *self.lines]
+        lines.append("solve: converged" if self.converged else "solve: NOT CONVERGED; the values are where it stopped")
+        return "\n".join(lines + ([f"no intervals: {self.reason}"] if self.reason else []))
+
+    def _table(self) -> list[str]:
+        """Return the table of the parameters."""
+        rows = [_row(estimate) for estimate in self.estimates]
+        level = self.estimates[0].level
+        header = ("parameter", "value", "std error", f"{level:.0%} interval", "unit", "data : prior")
+        if not self.shares:
+            header, rows = header[:-1], [row[:-1] for row in rows]
+        widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+        padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows))
+        return ["  ".join(cells).rstrip() for cells in padded]
+
+    def _correlations(self) -> list[str]:
+        """Return the correlations that matter, strongest first, as one line."""
+        names, matrix = [estimate.name for estimate in self.estimates], self.correlation
+        if matrix is None:
+            return []
+        pairs = [(matrix[i, j], names[i], names[j]) for i in range(len(names)) for j in range(i)]
+        strong = sorted((p for p in pairs if np.isfinite(p[0]) and abs(p[0]) >= 0.1), key=lambda p: -abs(p[0]))[:6]
+        return [f"correlation: {', '.join(f'({b}, {a}) {r:+.2f}' for r, a, b in strong)}"] if strong else []
+
+
+def _row(estimate: Estimate) -> tuple[str, ...]:
+    interval = "-" if not np.isfinite(estimate.lower) else f"{estimate.lower:.4g} to {estimate.upper:.4g}"
+    share = (
+        "-" if not np.isfinite(estimate.from_data) else (f"{estimate.from_data:4.0%} :{1 - estimate.from_data:4.0%}")
+    )
+    std = "-" if not np.isfinite(estimate.std) else f"{estimate.std:.2g}"
+    return estimate.name, f"{estimate.value:.4g}", std, interval, estimate.unit, share
+
+
+def scatter(y: Axis, residuals: np.ndarray, sigma: np.ndarray | None, noise: float, *, learned: bool) -> str:
+    """Return what the residuals are measured against; the noise is learned with the prior or from the residuals."""
+    unit, rms = f" {y.unit}" if y.unit else "", float(np.sqrt(np.mean(residuals**2)))
+    if not np.isfinite(noise):
+        return f"residual rms {rms:.3g}{unit}, no more points than parameters"
+    if sigma is not None and np.isfinite(sigma).all():
+        return f"residual rms {rms:.3g}{unit}, sigma given with the points"
+    how = "of the prior" if learned else "from the residuals"
+    return f"residual rms {rms:.3g}{unit}, noise sd {noise:.3g}{unit} ({how})"
+
+
+def surprise(p: float) -> str:
+    """Return what a prior-predictive p-value says, as far as a closed form can tell."""
+    if p >= _SURPRISING:
+        return f"the points are such as the prior expects (p = {p:.2g}, chi-squared); fit.family simulates it"
+    rare = f"the points are improbable under the prior (p = {p:.1g}, chi-squared)"
+    return f"{rare}: check specimen, units and points; fit.family simulates it"
+
+
+def components(probabilities: np.ndarray | None) -> list[str]:
+    """Return which mixture component the specimen is of, from (1, components); nothing where there is one."""
+    if probabilities is None:
+        return []
+    chances = probabilities[0]
+    ranked = ", ".join(f"{i + 1} ({_percent(chances[i])})" for i in np.argsort(-chances, kind="stable"))
+    return [f"mixture component, as print(prior) counts them: {ranked}"]
+
+
+def outliers(x: np.ndarray, chances: np.ndarray, axis: Axis) -> list[str]:
+    """Return a line on each point that is probably an outlier."""
+    places = (
+        (f"{axis.name} = {place:.4g} {axis.unit}".rstrip(), chance) for place, chance in zip(x, chances, strict=True)
+    )
+    return [f"the point at {place} is probably an outlier ({_percent(c)})" for place, c in places if c > 0.5]
+
+
+def _percent(chance: float) -> str:
+    """Return a probability that never reads as certain."""
+    return "> 99 %" if chance > 0.995 else "< 1 %" if chance < 0.005 else f"{100 * chance:.0f} %"
+
+
+def discrepancy(draws: PosteriorDraws, law: Law) -> list[str]:
+    """Return how much of the band is the law's discrepancy."""
+    found = draws.family.discrepancy
+    if found is None:
+        return []
+    share = float(draws.discrepancy_share(torch.linspace(found.knots[0], found.knots[-1], 60, dtype=torch.float64))[0])
+    return [f"model discrepancy along {law.x.name}: {share:.0%} of the variance behind the band"]
+
+
+def goodness(residuals: np.ndarray, curve: Curve, parameters: int) -> list[str]:
+    """Return what a classical report says of the fit as a whole; nothing where no degree of freedom is left."""
+    sigma, points, dof = curve.sigma, len(residuals), len(residuals) - parameters
+    square = float(((residuals if sigma is None else residuals / sigma) ** 2).sum())
+    variance = float(np.var(curve.y))
+    if dof < 1 or square == 0.0 or variance == 0.0:
+        return []
+    misfit = points * np.log(square / points) if sigma is None else square  # -2 log likelihood, up to a constant
+    return [
+        f"chi-square {square:.4g}, reduced {square / dof:.4g} with {dof} degrees of freedom, "
+        f"R2 {1 - float(np.mean(residuals**2)) / variance:.5f}, AIC {misfit + 2 * parameters:.2f}, "
+        f"BIC {misfit + parameters * np.log(points):.2f}"
+    ]
+
+
+def draw(
+    law: Law,
+    curve: Curve,
+    estimates: Sequence[Estimate],
+    expected: tuple[np.ndarray, np.ndarray],
+    band: Band | None,
+    wrong: np.ndarray,
+    ax: Axes | None,
+) -> Axes:
+    """Draw points, expected curve and band on the axes, or on new ones.
+
+    Args:
+        law: the fitted law.
+        curve: the specimen.
+        estimates: of the parameters, for the title.
+        expected: x and y of the expected curve, (points,) each.
+        band: around it; None where intervals are withheld.
+        wrong: (points,) bool, measurements that are probably outliers.
+        ax: where to draw; new axes if None.
+    """
+    ax, (x, y) = axes(ax, law.x, law.y), expected
+    if band is not None:
+        ax.fill_between(x, band.lower, band.upper, color="C0", alpha=0.2, lw=0, label=f"{band.level:.0%} band")
+    ax.plot(x, y, color="C0", label=f"{law.name}, expected")
+    error = None if curve.sigma is None else np.nan_to_num(curve.sigma)
+    if len(curve):
+        label = f"{curve.name}, measured"
+        ax.errorbar(curve.x, curve.y, error, fmt="o", color="k", ms=5, capsize=2, label=label, zorder=3)
+    if wrong.any():
+        ax.plot(curve.x[wrong], curve.y[wrong], "o", color="C3", ms=5, label="probably outliers", zorder=4)
+    ax.set_title("   ".join(str(e).split(" (")[0] for e in estimates), fontsize="medium")
+    ax.legend(frameon=False)
+    return ax

@@ -1,0 +1,186 @@
+"""What a past may show beyond one Gaussian, a right law and plain noise; each part is kept only if it helps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from scimeta.calibration.family.discrepancy import first_discrepancy
+from scimeta.calibration.family.family import Family
+from scimeta.calibration.family.misfit import held_out_gain
+from scimeta.calibration.family.mixture import widening
+from scimeta.calibration.family.outliers import first_outliers
+from scimeta.calibration.learning.components import GAIN, chosen_components
+from scimeta.calibration.learning.em import Loop, State
+from scimeta.calibration.learning.past import Past
+from scimeta.calibration.learning.predictive import move_means, scores
+from scimeta.calibration.learning.residuals import even_residuals, learned_misfit, residuals, wrong_points
+
+_CHANCE = 5e-4  # that a misfit believed helps the specimens left out by luck
+_CHANCE_GATHERED = 0.01  # that outliers prefer a part of x by luck
+_CHANCE_MOVED = 0.025  # that they gain by moved means by luck: two standard errors
+_NATS = 10.0  # of log likelihood that outliers must explain, three numbers more than a Gaussian has
+_FEW = 20  # points below which no outliers are sought
+_ALONE = 0.3  # of the outliers may have another one next to them, beyond chance
+_MOST_WRONG = 0.3  # of the points may be outliers
+_GLANCE, _TRIAL = 8, 25  # iterations of a first and a second look
+_FOLDS, _MANY = 10, 25  # half as many of so many specimens
+
+
+def refined(loop: Loop, state: State, components: int | Literal["auto"], objective: str) -> State:
+    """Return the state with all that the past shows; arguments as for ``learn_prior``.
+
+    Outliers and a discrepancy exclude each other: the ones are independent of each other, the other joins neighbours.
+    A discrepancy is sought where there are no outliers, and where these gather in one part of x; there it is preferred.
+    """
+    robust = _glimpsed_outliers(loop, state)
+    gathered = robust is not None and _gathered(loop.past, robust)
+    if robust is not None and not gathered:
+        robust = _settled_outliers(loop, state, robust)
+    if robust is None or gathered:
+        plain = _with_discrepancy(loop, _with_misfit(loop, _with_components(loop, state, components)))
+        if robust is not None and plain.family.discrepancy is None:
+            robust = _settled_outliers(loop, state, robust)
+        if robust is None or plain.family.discrepancy is not None:
+            single = len(plain.family.weights) == 1
+            return _for_prediction(loop, plain) if single and objective == "predictive" else plain
+    return _with_misfit(loop, _with_components(loop, robust, components))
+
+
+def _glimpsed_outliers(loop: Loop, state: State) -> State | None:
+    """Return the state with wrong points told from the noise, not yet converged, if the past seems to show any.
+
+    They must not stand side by side: residuals that do so are the law's own misfit.
+    """
+    past, (family, found, *_) = loop.past, state
+    points = past.free
+    if int(points.sum()) < _FEW:
+        return None
+    noise, outliers, gain = first_outliers(even_residuals(past, family, found)[points])
+    if gain < _NATS:
+        return None
+    tried = loop.trial(replace(family, noise=noise, outliers=outliers), found.mode, _TRIAL)
+    return tried if _scattered(past, tried) else None
+
+
+def _settled_outliers(loop: Loop, state: State, glimpsed: State) -> State | None:
+    """Return where the iteration with outliers ends, if they make the past likelier by more than chance could."""
+    tried = loop.run(glimpsed.family, glimpsed.found.mode)
+    likelier = float((tried.found.log_evidence - state.found.log_evidence).sum())
+    return tried if likelier > _NATS and _scattered(loop.past, tried) else None
+
+
+def _scattered(past: Past, state: State) -> bool:
+    """Return True if the wrong points are few and alone."""
+    wrong, share = wrong_points(past, state.family, state.found), state.family.outliers.share
+    neighbours = float((wrong[:, 1:] * wrong[:, :-1]).sum()) / max(float(wrong.sum()), 1e-300)
+    return neighbours < _ALONE + share and share < _MOST_WRONG
+
+
+def _gathered(past: Past, state: State) -> bool:
+    """Return True if outliers prefer one third of the x: wrong readings happen anywhere, a law misses somewhere."""
+    wrong, x = (part[past.free].numpy() for part in (wrong_points(past, state.family, state.found), past.data.x))
+    third = np.searchsorted(np.quantile(x, [1 / 3, 2 / 3]), x)
+    points, found = (np.bincount(third, weights=w, minlength=3) for w in (np.ones_like(wrong), wrong))
+    share = wrong.mean()
+    distance = ((found - share * points) ** 2 / (share * (1.0 - share) * points.clip(min=1.0))).sum()
+    return stats.chi2.sf(distance, 2) < _CHANCE_GATHERED
+
+
+def _with_components(loop: Loop, state: State, components: int | Literal["auto"]) -> State:
+    """Return the state with the mixture's components, if it has several.
+
+    Components that nobody asked for must make the past likelier in full, too, not only on the few nodes that found
+    them.
+    """
+    begin = chosen_components(loop.past, state.family, state.found, None if components == "auto" else components)
+    if len(begin.weights) == 1:
+        return state
+    if components == "auto":
+        likelier = loop.posterior(begin, state.found.mode).log_evidence - state.found.log_evidence
+        if not float(likelier.sum()) > GAIN:
+            return state
+    return loop.run(begin, state.found.mode)
+
+
+def _with_misfit(loop: Loop, state: State) -> State:
+    """Return the state with what the law misses in all specimens, if that helps specimens that were left out."""
+    past, (family, found, *_) = loop.past, state
+    left, basis = residuals(past, family, found)
+    gain = held_out_gain(left, basis)
+    resolved = basis.upper - basis.lower > 5.0 * family.noise
+    if not (resolved and _wins(gain, _CHANCE)):
+        return state
+    return loop.run(replace(family, misfit=learned_misfit(past, family, found)), found.mode)
+
+
+def _with_discrepancy(loop: Loop, state: State) -> State:
+    """Return the state with a discrepancy over x, if that helps specimens that it was not learned from."""
+    past, (family, found, *_) = loop.past, state
+    before, specimens = found.log_evidence.sum(), len(past.design)
+    first = first_discrepancy(past.data.x, past.data.mask, family.noise)
+    if first is None or specimens < len(first.knots) + sum(past.design.shape[1:]) + len(family.law.fast):
+        return state
+    begin = replace(family, discrepancy=first)
+    candidate = loop.trial(begin, found.mode, _GLANCE)
+    if float(candidate.found.log_evidence.sum() - before) < 0.0:  # most laws, at a quarter of the price
+        return state
+    candidate = loop.trial(candidate.family, candidate.found.mode, _TRIAL)
+    # Twice as many numbers as knots are learned from so many specimens (Schwarz, Ann. Stat. 6, 461, 1978).
+    if float(candidate.found.log_evidence.sum() - before) < len(first.knots) * np.log(specimens):
+        return state
+    gain = torch.zeros(specimens, dtype=torch.float64)
+    for out in _folds(specimens):
+        rest, left = loop.some(~out), loop.some(out)
+        for sign, trial in ((-1.0, family), (1.0, begin)):
+            learned = rest.trial(trial, found.mode[~out], _TRIAL).family
+            gain[out] += sign * left.posterior(learned, None).log_evidence
+    tried = loop.run(candidate.family, found.mode) if float(gain.sum()) > 0.0 else state
+    return tried if tried.converged else state
+
+
+def _for_prediction(loop: Loop, state: State) -> State:
+    """Return the state with means moved to where they predict best, if specimens left out agree."""
+    past, (family, found, *_) = loop.past, state
+    gain = torch.zeros(len(past.design), dtype=torch.float64)
+    for out in _folds(len(gain)):
+        rest, left = loop.some(~out), past.some(out)
+        learned = rest.trial(family, found.mode[~out], 2 * _GLANCE)
+        held = rest._replace(hold_means=True)
+        moved = held.trial(_moved(rest.past, learned.family), learned.found.mode, _GLANCE)
+        its = (scores(expected(rest.past, s.family), left.data, left.design) for s in (learned, moved))
+        before, after = its
+        gain[out] = before - after
+    if not _wins(gain, _CHANCE_MOVED):
+        return state
+    return loop._replace(hold_means=True).run(_moved(past, family), found.mode)
+
+
+def _moved(past: Past, family: Family) -> Family:
+    """Return the family with the means that predict best."""
+    coefficients, discrepancy = move_means(expected(past, family), past.data, past.design)
+    return replace(family, coefficients=coefficients[None], discrepancy=discrepancy)
+
+
+def expected(past: Past, family: Family) -> Family:
+    """Return the family, of one component, as wide as a new specimen is expected to spread."""
+    wider = widening(*past.design.shape, len(family.law.fast))
+    discrepancy = family.discrepancy and family.discrepancy.predictive(len(past.design))
+    return replace(family, covariances=wider * family.covariances, discrepancy=discrepancy)
+
+
+def _folds(count: int) -> list[Tensor]:
+    """Return masks (specimens,) of those left out in turn."""
+    folds = min(_FOLDS if count < _MANY else _FOLDS // 2, count)
+    return [torch.arange(count) % folds == fold for fold in range(folds)]
+
+
+def _wins(gain: Tensor, chance: float) -> bool:
+    """Return True if gains, (specimens,), are larger than chance would bring so often."""
+    needed = stats.t.isf(chance, len(gain) - 1) * float(gain.std()) / len(gain) ** 0.5
+    return float(gain.mean()) > needed

@@ -1,0 +1,78 @@
+"""The past that a family is learned from, and how far two families are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scimeta.calibration.data.points import Measured
+from scimeta.calibration.family.family import Family
+from scimeta.calibration.posterior.posterior import Posterior
+
+
+class Past(NamedTuple):
+    """The past specimens that a family is learned from."""
+
+    data: Measured
+    design: Tensor  # (specimens, 1 + conditions)
+
+    @property
+    def free(self) -> Tensor:
+        """(specimens, points) bool: measurements from which the noise is learned."""
+        return self.data.mask & ~self.data.given
+
+    def some(self, rows: Tensor) -> Past:
+        """Return the past of some specimens."""
+        return Past(Measured(*(part[rows] for part in self.data)), self.design[rows])
+
+
+def regressed(design: Tensor, values: Tensor) -> Tensor:
+    """Return the coefficients (..., regressors, values) of least squares, the shortest where they are not unique.
+
+    By the normal equations, which scaled conditions leave well enough; ``torch.linalg.lstsq`` does not always give the
+    same last digit to the same numbers.
+
+    Args:
+        design: (..., specimens, regressors).
+        values: (..., specimens, values).
+    """
+    return torch.linalg.pinv(design.mT @ design, hermitian=True) @ (design.mT @ values)
+
+
+def node_residuals(past: Past, family: Family, found: Posterior) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows and (specimens, nodes, points) residuals at the nodes, a chunk of specimens at a time."""
+    data = past.data
+    for rows in torch.arange(len(data.x)).split(64):
+        yield rows, family.curve(found.nodes[rows], data.x[rows, None]) - data.y[rows, None]
+
+
+def change(before: Family, after: Family) -> float:
+    """Return the largest change, in standard deviations of the population."""
+    parts = [abs(after.noise / before.noise - 1.0), float((after.weights - before.weights).abs().max())]
+    old, new = (
+        zip(before.coefficients, before.covariances, strict=True),
+        zip(after.coefficients, after.covariances, strict=True),
+    )
+    for (b0, c0), (b1, c1) in zip(old, new, strict=True):
+        sd0, sd1 = c0.diagonal().sqrt(), c1.diagonal().sqrt()
+        correlation = c0 / sd0.outer(sd0) - c1 / sd1.outer(sd1)
+        parts += [float(p.abs().max()) for p in ((b1 - b0) / sd0, sd1 / sd0 - 1.0, correlation)]
+    parts += [
+        abs(float(after.shared[name] - v)) / max(after.shared_errors[name], 1e-300) for name, v in before.shared.items()
+    ]
+    if after.misfit is not None and before.misfit is not None:
+        parts.append(float(np.abs(after.misfit.values - before.misfit.values).max()) / after.noise)
+    if after.outliers is not None and before.outliers is not None:
+        parts.append(abs(after.outliers.share - before.outliers.share))
+        moved = zip(after.outliers[1:], before.outliers[1:], strict=True)
+        parts += [abs(new - old) / after.outliers.sd for new, old in moved]
+    if after.discrepancy is not None and before.discrepancy is not None:
+        for old, new in zip(
+            *((d.mean, np.sqrt(d.variance)) for d in (before.discrepancy, after.discrepancy)), strict=True
+        ):
+            parts.append(0.1 * float(np.abs(new - old).max()) / after.noise)  # one that vanishes does so slowly
+    return max(parts)

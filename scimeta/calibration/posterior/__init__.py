@@ -1,0 +1,5 @@
+"""The posterior of each specimen's parameters."""
+
+from scimeta.calibration.posterior.posterior import Posterior, posterior
+
+__all__ = ["Posterior", "posterior"]
