@@ -193,7 +193,13 @@ def test_no_file_imports_itself_through_others() -> None:
 
 def test_the_rooms_of_calibration_import_only_rooms_to_their_left() -> None:
     rooms = ["data", "laws", "family", "posterior", "learning", "fits"]
-    order = {"intervals": 0, "nodes": 0, **{room: i + 1 for i, room in enumerate(rooms)}, "comparison": 8, "regressor": 8}
+    order = {
+        "intervals": 0,
+        "nodes": 0,
+        **{room: i + 1 for i, room in enumerate(rooms)},
+        "comparison": 8,
+        "regressor": 8,
+    }
     for name, others in imported_files().items():
         if not name.startswith("scimeta.calibration."):
             continue

@@ -70,10 +70,10 @@ def arviz_draws(
 def _arviz() -> Any:
     """Return ArviZ, or its data package alone, or say how to have it."""
     try:
-        import arviz
+        import arviz  # pyright: ignore[reportMissingImports]
     except ImportError:
         try:
-            import arviz_base as arviz
+            import arviz_base as arviz  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError("ArviZ is not installed; pip install arviz, or take draws by fit.sample(n)") from None
     return arviz
