@@ -88,16 +88,14 @@ def meta_train(
             inner lr) are not in it: keep them as they were.
         checkpoint_every: outer steps between writings.
         device: "cpu", "cuda" ...; None for where the learner's parameters are.
-        precision: torch.bfloat16 for mixed precision by torch.autocast; None for the parameters' own. (Without losses
-            that are scaled, small gradients would vanish in float16.)
+        precision: torch.bfloat16 for mixed precision by torch.autocast (in float16 small gradients vanish), or None.
         compile: True to compile the meta-step (10 to 200 s at the start; falls back with a warning that says why).
         generator: of the tasks, on the CPU.
 
     Raises:
         TypeError, ValueError: what the door finds wrong with the learner, the tasks or an argument; a checkpoint of
-            another run or a truncated one; a device that is absent.
-            And a loss that has changed since it was recorded (see ``maml``): at the 50th step, at each validation and
-            at the end one batch runs afresh and is compared.
+            another run or a truncated one; a device that is absent; a loss that is no longer what was recorded (see
+            ``maml``), for which one batch runs afresh at the 50th step, at each validation and at the end.
         FloatingPointError: a query loss became nan or infinite or grew a million times; names the step and the task.
             Its attribute ``trained``, and that of the error before, holds the last state that was sound.
 
@@ -241,10 +239,9 @@ class _Run:
             self.stop(f"at step {step} the query loss of task {task} (of {seen.shape[1]}) is {value:.3g}", checkpoint)
         for part, name in self.learned:
             if not torch.isfinite(getattr(self.meta, part)[name]).all():
-                since = self.step - len(seen) + 1
                 self.stop(
                     f"after step {self.step} {part}.{name} is not finite, although the query losses are: "
-                    f"a meta-gradient since step {since} was not",
+                    f"a meta-gradient since step {self.step - len(seen) + 1} was not",
                     checkpoint,
                 )
         self.losses += seen.mean(1).tolist()

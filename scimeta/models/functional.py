@@ -100,6 +100,8 @@ _SWAPS: dict[Callable, Callable] = {
     F.conv2d: convolution.conv2d,
     F.scaled_dot_product_attention: attention.scaled_dot_product_attention,
     F.multi_head_attention_forward: attention.multi_head_attention_forward,
+    # Shares the memory too, and what is written there is counted.
+    Tensor.data.__get__: Tensor.detach,
     # Images leave a convolution with channels last, where the usual x.view(len(x), -1) is not a view.
     Tensor.view: Tensor.reshape,
 }
