@@ -8,6 +8,7 @@
     angle: rad                # or deg: then positions, velocities and accelerations of turning joints are converted
     torque_sign: 1            # -1, or one a column, where tau is not what the motors exert on the arm but its opposite
     gravity: [0, 0, -9.81]    # m/s^2, where free fall points in the axes of the URDF's base; upright by default
+                              # (set_gravity of Universal Robots has the opposite sign)
     sample_rate: 1000         # 1/s; compared with t
     filter: {window: 0.2, degree: 4}   # makes qd and qdd where they were not recorded: see `Filter`
 
