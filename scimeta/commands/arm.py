@@ -238,6 +238,8 @@ def _train(options: argparse.Namespace) -> None:
 
 def _prior(between: list[float] | None, trials: arm.Trials) -> arm.PayloadPrior:
     """Return what payloads can be: as asked for, else as those of the trials."""
+    from scimeta.domains import arm
+
     if between is None:
         return arm.prior_of_labels(trials.mass, trials.com)
     held = trials.mass > 0
