@@ -37,6 +37,7 @@ _SIMULATE_EXAMPLES = """examples:
 _TRAIN_EXAMPLES = """examples:
   scimeta arm train arm_trials -o weigher.safetensors
   scimeta arm train my_robot --movement fixed --samples 50 --steps 600 --plot training.png
+  scimeta arm train my_robot --prior 0 5      payloads of up to 5 kg, whatever the test weights were
 
 FOLDER holds robot.yaml, trials.csv and a table a trial; scimeta arm simulate writes an example. Learned are the trials
 of the split train whose mass is known; where a centre of mass is blank, the payload's is taken as 0 +- 0.1 m.
@@ -46,11 +47,12 @@ _WEIGH_EXAMPLES = """examples:
   scimeta arm weigh weigher.safetensors my_robot --trial monday_1 monday_2 --level 0.95 --csv masses.csv --plot mass.png
 """
 TYPE_INSTEAD = {  # what the functions advise -> what it is at the command line
-    r"^(warning: )?(read_trials|write_trials|read_urdf|learn_to_weigh|prior_of_labels|simulate|draw_payloads): ": r"\1",
+    r"^(warning: )?(read_trials|write_trials|read_urdf|learn_to_weigh|prior_of_\w+|simulate|draw_payloads): ": r"\1",
     r"; see read_trials$": "; scimeta arm simulate writes an example",
     r'learn with movement="any"': "train with --movement any",
     r'backend="rigid"': "--backend rigid",
     r"; pass tip=$": "; set tip in robot.yaml",
+    r"state the range with prior_of_range$": "state the range with --prior LOW HIGH",
 }
 
 
@@ -83,6 +85,10 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--movement", choices=("any", "fixed"), default="any", help="one each, or one for all")
     parser.add_argument("--samples", type=int, default=50, help="rows a trial, over 4 s (default 50)")
     parser.add_argument("--mass", type=float, nargs=2, metavar=("LOW", "HIGH"), help="kg (default 0 5, or as rated)")
+    parser.add_argument(
+        "--gravity", type=float, nargs=3, metavar=("X", "Y", "Z"),
+        help="m/s^2, where free fall points in the base's axes; 0 0 9.81: hung from a ceiling (default upright)",
+    )  # fmt: skip
     parser.add_argument("--tare", action="store_true", help="record the new trials without a load too")
     parser.add_argument("--backend", choices=("rigid", "bullet"), default="rigid", help="bullet: the extra sim")
     parser.add_argument("--workers", type=int, default=1, help="processes of bullet (default 1)")
@@ -96,6 +102,10 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--movement", choices=("any", "fixed"), default="any",
         help="fixed: all trials, past and new, make one test movement",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prior", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="kg, payloads weigh anything between (default: as in the trials; of few weights, 0 to twice the heaviest)",
     )  # fmt: skip
     parser.add_argument("--samples", type=int, default=_SAMPLES, help=f"rows taken of each trial (default {_SAMPLES})")
     parser.add_argument("--steps", type=int, default=300, help="outer steps (default 300)")
@@ -132,10 +142,12 @@ def _simulate(options: argparse.Namespace) -> None:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there already; name another folder with -o, or remove it")
     check_path(folder / "robot.yaml" if folder.is_dir() else folder)
-    arm.read_urdf(file)  # says best what is wrong with one
+    arm.read_urdf(file, gravity=options.gravity)  # says best what is wrong with one
     rng = np.random.default_rng((options.seed, 0))
     nominal = simulators.nominal(file)
     robot = nominal if options.scenario == "nominal" else simulators.scenario(options.scenario, rng, file)
+    if options.gravity is not None:
+        robot = replace(robot, chain=replace(robot.chain, gravity=np.array(options.gravity)))
     try:
         trials, logs, tares = _run(options, robot, nominal.chain)
     except ImportError as error:
@@ -146,7 +158,8 @@ def _simulate(options: argparse.Namespace) -> None:
     except RuntimeError as error:  # workers were killed time and again
         raise OSError(str(error)) from error
     split = ["train"] * options.trials + ["test"] * options.test
-    arm.write_trials(folder, file, logs, tip=robot.tip, mass=trials.mass, com=trials.com, split=split, tares=tares)
+    labels = {"mass": trials.mass, "com": trials.com, "split": split, "tares": tares}
+    arm.write_trials(folder, file, logs, tip=robot.tip, gravity=options.gravity, **labels)
     print(f"{arm.read_trials(folder)}\n\nwritten to {folder}; next: scimeta arm train {folder}")
 
 
@@ -208,7 +221,7 @@ def _train(options: argparse.Namespace) -> None:
             log,
             trials.mass,
             trials.com,
-            prior=arm.prior_of_labels(trials.mass, trials.com),
+            prior=_prior(options.prior, trials),
             movement=options.movement,
             training=arm.Training(steps=options.steps),
             checkpoint=options.checkpoint,
@@ -217,10 +230,20 @@ def _train(options: argparse.Namespace) -> None:
     image = picture(partial(draw_training, weigher), options.plot)
     weigher.save(options.output)
     say(
-        f"{weigher}\n\nwritten to {options.output}; next: "
+        f"{weigher.report(trials.names)}\n\nwritten to {options.output}; next: "
         f"scimeta arm weigh {options.output} {options.folder} --plot {_PICTURE}"
     )
     write(options.plot, image, "figure")
+
+
+def _prior(between: list[float] | None, trials: arm.Trials) -> arm.PayloadPrior:
+    """Return what payloads can be: as asked for, else as those of the trials."""
+    from scimeta.domains import arm
+
+    if between is None:
+        return arm.prior_of_labels(trials.mass, trials.com)
+    held = trials.mass > 0
+    return arm.prior_of_range(*between, trials.com[held] if held.any() else None)
 
 
 def _weigh(options: argparse.Namespace) -> None:
@@ -318,6 +341,7 @@ def _check_arm(learned: arm.Arm, own: arm.Arm, options: argparse.Namespace) -> N
     for what, before, now in (
         ("joints", ", ".join(learned.joints), ", ".join(own.joints)),
         ("the tip", learned.tip, own.tip),
+        ("gravity along", *(str([round(x, 1) + 0.0 for x in a.chain.gravity.tolist()]) for a in (learned, own))),
     ):
         if before != now:
             raise ValueError(

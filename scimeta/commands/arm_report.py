@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scimeta.core.tasks import select_tasks
 from scimeta.domains import arm
+from scimeta.domains.arm.weigher import score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +36,14 @@ def masses(table: pd.DataFrame, level: float) -> str:
         true = (f"  {row['true_mass']:9.4f}" if np.isfinite(row["true_mass"]) else " " * 11) * known
         com = "".join(f"{1e3 * row[f'com_{axis}']:8.1f}" for axis in "xyz")
         interval = f"[{row['mass_lower']:.4f}, {row['mass_upper']:.4f}]"
+        if np.isnan(row["mass_lower"]):
+            interval = f"withheld, {row['residual']:.3g}x"
         lines.append(f"{row['trial']:<{width}}  {row['mass']:9.4f}  {interval:<18}{true}{com}  {row['condition']:.0f}")
-    return "\n".join([*lines, *[f"... and {len(table) - _MOST} more; --csv writes all"] * (len(table) > _MOST)])
+    withheld = int(table["mass_lower"].isna().sum())
+    last = [f"... and {len(table) - _MOST} more; --csv writes all"] * (len(table) > _MOST)
+    if withheld:
+        last.append(f"withheld: {withheld} of {len(table)}, where the torques left over are so many times their noise")
+    return "\n".join([*lines, *last])
 
 
 def comparison(weigher: arm.Weigher, trials: arm.Trials, log: arm.Log) -> str:
@@ -68,11 +75,8 @@ def _tared(
     found = arm.weigh_map(tared.model, tared.log, weigher.prior, tared.noise)
     name = f"MAP, less the tare ({len(unloaded.q)} trials)"
     if mass is None:
-        return pd.DataFrame([[found.mass.mean().item(), found.mass_sd.mean().item()]], [name], columns)
-    error, (lower, upper) = found.mass - mass[rows], found.interval(0.9)
-    held = (lower <= mass[rows]) & (mass[rows] <= upper)
-    score = [error.square().mean().sqrt().item(), error.abs().median().item(), held.double().mean().item()]
-    return pd.DataFrame([score], [name], columns)
+        return pd.DataFrame([[found.mass.mean().item(), found.mass_sd.nanmean().item()]], [name], columns)
+    return pd.DataFrame([score(found, mass[rows])], [name], columns)
 
 
 def advise(trials: arm.Trials, found: arm.Weighing, folder: str, another: bool) -> None:

@@ -8,9 +8,6 @@ from numpy import ndarray
 from simulators.arm.payload import Payload
 from simulators.arm.urdf import Chain
 
-GRAVITY = np.array([0.0, 0.0, -9.81])
-"""(3,) m/s^2 in the base's frame."""
-
 
 def inverse_dynamics(
     chain: Chain, q: ndarray, qd: ndarray, qdd: ndarray, payload: Payload | ndarray | None = None
@@ -34,13 +31,13 @@ def inverse_dynamics(
     >>> inverse_dynamics(read_chain("iiwa"), at_rest + 0.5, at_rest, at_rest).shape
     (7,)
     """
-    return _newton_euler(chain, q, qd, qdd, _parameters(payload), GRAVITY)
+    return _newton_euler(chain, q, qd, qdd, _parameters(payload), chain.gravity)
 
 
 def payload_regressor(chain: Chain, q: ndarray, qd: ndarray, qdd: ndarray) -> ndarray:
     """Return (..., n, 10), the torques of a unit of each of the payload's ten parameters: tau_payload = Y phi."""
     axes = [np.asarray(x, dtype=float)[..., None, :] for x in (q, qd, qdd)]
-    return np.swapaxes(_newton_euler(chain, *axes, np.eye(10), GRAVITY, links=False), -1, -2)
+    return np.swapaxes(_newton_euler(chain, *axes, np.eye(10), chain.gravity, links=False), -1, -2)
 
 
 def mass_matrix(chain: Chain, q: ndarray, payload: Payload | ndarray | None = None) -> ndarray:

@@ -16,6 +16,7 @@ from simulators.arm.urdf import Chain, read_chain, urdf
 
 _COULOMB = (0.55, 0.87, 0.64, 1.28, 0.84, 0.30, 0.56)  # Nm
 _VISCOUS = (0.6, 0.6, 0.4, 0.4, 0.2, 0.15, 0.1)  # Nm s/rad
+_LIGHTEST = 0.01  # kg; the moving links of an arm weigh more, together
 STICTION_SPEED = 0.02
 """rad/s over which Coulomb friction rises: it is proportional to tanh(qd / .02)."""
 
@@ -66,13 +67,18 @@ def nominal(name: str | Path, tip: str | None = None) -> Robot:
         tip: as :func:`simulators.arm.urdf.read_chain`.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`simulators.arm.urdf.read_chain`.
+        FileNotFoundError, ValueError: as :func:`simulators.arm.urdf.read_chain`; moving links without masses.
 
     >>> nominal("panda").chain.rated_payload
     3.0
     """
     path = urdf(name)
     chain = read_chain(path, tip)
+    if chain.inertial[:, 0].sum() < _LIGHTEST:
+        raise ValueError(
+            f"the moving links of {path.name} weigh {chain.inertial[:, 0].sum():.3g} kg together; give each an "
+            "<inertial> with its mass, centre of mass and inertia, as the maker states them"
+        )
     zeros = np.zeros(len(chain.names))
     return Robot(_with_meshes(path), chain.tip, chain, zeros, zeros, 0.0, zeros + 1.0, zeros)
 

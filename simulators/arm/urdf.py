@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from simulators.arm.payload import Payload, about_com, parameters
 
 _SHIPPED = ("iiwa", "panda")
 _RATED = {"lbr_iiwa": 14.0, "panda": 3.0}  # kg; the iiwa's link lengths are those of the LBR iiwa 14 R820
+GRAVITY = np.array([0.0, 0.0, -9.81])
+"""(3,) m/s^2 in the base's frame of an upright arm."""
 _MOVABLE = ("revolute", "continuous", "prismatic")
 
 
@@ -35,6 +37,7 @@ class Chain:
         effort: (n,) Nm (N where prismatic); inf where the file gives none.
         inertial: (n, 10) parameters of the moving links about their frames' origins, as ``payload.parameters``.
         rated_payload: kg; None where it is not known.
+        gravity: (3,) acceleration of free fall in the base's frame, m/s^2; upright by default.
     """
 
     names: tuple[str, ...]
@@ -49,6 +52,7 @@ class Chain:
     effort: ndarray
     inertial: ndarray
     rated_payload: float | None
+    gravity: ndarray = field(default_factory=GRAVITY.copy)
 
 
 def urdf(name: str | Path) -> Path:

@@ -74,7 +74,7 @@ class World:
         payload = nothing() if payload is None else payload
         _check_bodies(robot.chain, payload, q)
         qd = np.zeros(len(q)) if qd is None else np.asarray(qd, dtype=float)
-        self._empty()
+        self._empty(robot.chain.gravity)
         bullet, to = self._bullet, {"physicsClientId": self._client}
         with tempfile.TemporaryDirectory() as folder, _silence():
             path = Path(folder) / "arm.urdf"
@@ -125,7 +125,7 @@ class World:
         image = bullet.getCameraImage(width, height, view, lens, renderer=bullet.ER_TINY_RENDERER, **light, **to)
         return np.reshape(np.asarray(image[2], dtype=np.uint8), (height, width, 4))[..., :3].copy()
 
-    def _empty(self) -> None:
+    def _empty(self, gravity: ndarray) -> None:
         """Remove all that is in the world (removing bodies one by one leaks memory)."""
         bullet, to = self._bullet, {"physicsClientId": self._client}
         bullet.resetSimulation(**to)
@@ -133,7 +133,7 @@ class World:
         # made for games, joints held by friction creep by half a milliradian a second.
         settings = {"enableFileCaching": 0, "numSolverIterations": 200, "solverResidualThreshold": 1e-12}
         bullet.setPhysicsEngineParameter(**settings, **to)
-        bullet.setGravity(0.0, 0.0, -9.81, **to)
+        bullet.setGravity(*gravity.tolist(), **to)
         bullet.setTimeStep(self.timestep, **to)
 
     def _floor(self, chain: Chain) -> None:

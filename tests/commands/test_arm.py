@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import sys
@@ -30,6 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "simulate --trials 12 --test 2 --movement fixed -o {}/fixed",
         "simulate --trials 1 --test 4 --tare --seed 5 -o {}/stranger",
         "simulate --trials 1 --test 1 --robot panda -o {}/panda",
+        "simulate --trials 12 --test 2 --gravity 0 0 9.81 -o {}/hung",
         "train {}/arm_trials -o {}/weigher.safetensors --steps 150 --plot {}/training.png",
         "train {}/fixed -o {}/fixed.safetensors --steps 3 --movement fixed --plot {}/few.pdf",
     ):
@@ -166,6 +168,57 @@ def test_trials_are_weighed_by_name_whatever_they_are_for(folder: Path, capsys: 
     assert "... and 20 more" in weighed(capsys, "weigher.safetensors arm_trials --split train").out
 
 
+def test_a_trial_that_touched_something_is_named_and_its_interval_withheld(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "arm_trials" / "trial_43.csv"
+    table = pd.read_csv(path)
+    table.loc[:12, ["tau2", "tau4"]] += [30.0, -20.0]
+    table.to_csv(path, index=False)
+    said, warned = weighed(capsys, "weigher.safetensors arm_trials --csv m.csv --plot m.png")
+    assert "warning: trial trial_43: the torques left over are up to " in warned
+    (line,) = (line for line in said.splitlines() if line.startswith("trial_43"))
+    assert re.search(r"withheld, [\d.]+x", line) and "withheld: 1 of 4, where the torques left over" in said
+    assert row(said, "one gradient step, meta-learned")[-1] == 0.25
+    written = pd.read_csv("m.csv")
+    assert written["mass_lower"].isna().tolist() == [False, False, True, False]
+    assert written["mass"].notna().all() and written["residual"].notna().all()
+
+
+def test_a_prior_is_asked_for_where_test_weights_do_not_say_what_comes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = folder / "fixed" / "trials.csv"
+    table = pd.read_csv(trials)
+    table["mass"] = np.where(table.index % 2, 2.0, 0.0)
+    table.to_csv(trials, index=False)
+    for options, said in (("", "2 +- 1.2 kg"), ("--prior 0 6", "3 +- 1.7 kg")):
+        assert main(shlex.split(f"arm train fixed -o w.safetensors --steps 1 {options}")) == 0
+        assert f"prior      {said}" in capsys.readouterr().out
+
+
+def test_trials_kept_back_that_are_missed_by_far_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "arm_trials" / "trials.csv"
+    table = pd.read_csv(path)
+    table.loc[5, "mass"] += 3.0  # a wrong label
+    table.to_csv(path, index=False)
+    assert main(shlex.split("arm train arm_trials -o w.safetensors --steps 60")) == 0
+    said = capsys.readouterr().out
+    assert (
+        "by more than three standard deviations: " in said
+        and f"trial_06 ({table.loc[5, 'mass']:.3g} kg, weighed" in said
+    )
+
+
+def test_an_arm_hung_from_a_ceiling_is_simulated_learned_and_weighed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "gravity:" in (folder / "hung" / "robot.yaml").read_text()
+    assert main(shlex.split("arm train hung -o hung.safetensors --steps 40")) == 0
+    said = weighed(capsys, "hung.safetensors hung").out
+    assert row(said, "one gradient step, meta-learned")[0] < 0.1
+
+
 def test_a_trial_that_never_moved_is_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "arm_trials" / "trial_43.csv"
     table = pd.read_csv(path)
@@ -261,8 +314,14 @@ def test_a_training_is_taken_up_from_its_checkpoint(folder: Path) -> None:
         ("simulate --mass 5 1 -o new", "mass must be (lowest, highest), kg"),
         ("train nowhere", "there is no folder nowhere of recordings; scimeta arm simulate writes an example"),
         ("train empty", "there is no robot.yaml and no trials.csv in empty; scimeta arm simulate writes an example"),
-        ("train panda", "expected payloads of two different masses or more; of 1 trials 1 have a mass above zero"),
-        ("train unlabelled", "of 12 trials 0 have a mass above zero"),
+        ("train panda", "1 trials have a mass; weigh the payloads of 10 or more"),
+        ("train unlabelled", "of 12 trials 0 have a mass, none above zero: weigh one test weight or more, or state"),
+        ("train unlabelled", "state the range with --prior LOW HIGH"),
+        ("train fixed --prior 5 0", "expected a lowest and a higher mass, 0 <= low < high, in kg; got 5.0, 0.0"),
+        ("train massless", "the moving links of iiwa.urdf (lbr_iiwa_link_1, "),
+        ("simulate --gravity 0 0 1 -o new", "gravity must be 9.81 m/s^2 long, to 1 %; [0.0, 0.0, 1.0] is 1 long"),
+        ("train ceiling", "if the arm hangs so, write gravity: [0.0, 0.0, 9.81] in robot.yaml"),
+        ("weigh weigher.safetensors hung", "gravity along [0.0, 0.0, -9.8], not [0.0, 0.0, 9.8]; train on trials"),
         ("train lost", "there is no file 'lost/iiwa.urdf'"),
         ("train tests", "no trial is for 'train'; there are test"),
         ("train three", "3 trials have a mass; weigh the payloads of 10 or more"),
@@ -294,8 +353,13 @@ def test_a_mistake_is_answered_in_one_sentence(
     (folder / "rigid.urdf").write_text(URDF)
     (folder / "empty").mkdir()
     (folder / "cut.safetensors").write_bytes((folder / "weigher.safetensors").read_bytes()[:-100])
-    for name in ("unlabelled", "lost", "tests", "three"):
+    for name in ("unlabelled", "lost", "tests", "three", "massless"):
         shutil.copytree("fixed", name)
+    shutil.copytree("hung", "ceiling")
+    yaml = folder / "ceiling" / "robot.yaml"
+    yaml.write_text(yaml.read_text().split("gravity:")[0])
+    urdf = folder / "massless" / "iiwa.urdf"
+    urdf.write_text(re.sub(r'<mass value="[^"]*"/>', '<mass value="0"/>', urdf.read_text()))
     (folder / "lost" / "iiwa.urdf").unlink()
     for name, column, value in (("unlabelled", "mass", np.nan), ("tests", "split", "test")):
         path = folder / name / "trials.csv"

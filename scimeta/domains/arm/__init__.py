@@ -20,7 +20,7 @@ from scimeta.domains.arm.dynamics import (
 from scimeta.domains.arm.log import Log, check_log
 from scimeta.domains.arm.model import ArmModel, Noise, calibrate, nominal, predict
 from scimeta.domains.arm.motion import fourier_motion
-from scimeta.domains.arm.payloads import given_mass, payload_prior, prior_of_labels
+from scimeta.domains.arm.payloads import given_mass, payload_prior, prior_of_labels, prior_of_range
 from scimeta.domains.arm.recordings import Trials, read_trials, resample, write_trials
 from scimeta.domains.arm.specialized import specialize
 from scimeta.domains.arm.training import Training, learn_to_weigh
@@ -58,6 +58,7 @@ __all__ = [
     "payload_regressor",
     "predict",
     "prior_of_labels",
+    "prior_of_range",
     "read_trials",
     "read_urdf",
     "recursive_least_squares",

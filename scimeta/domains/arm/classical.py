@@ -22,6 +22,15 @@ from scimeta.domains.arm.features import condition_number
 from scimeta.domains.arm.log import Log, as_tensors, check_shapes
 from scimeta.domains.arm.model import ArmModel, Noise, predict, torque_covariance, whiten
 from scimeta.domains.arm.payloads import box
+from scimeta.domains.arm.residuals import (
+    Residual,
+    ResidualTest,
+    against_itself,
+    against_noise,
+    by_both,
+    degrees_of_freedom,
+    warn_above_noise,
+)
 from scimeta.domains.arm.weighing import PayloadPrior, Weighing
 
 # Condition number of the scaled regressor above which a trial tells too little: movements of 10 samples or more have
@@ -32,7 +41,11 @@ _CENTRE = (0.0, 0.0, 0.12)
 
 
 def weigh_least_squares(
-    model: ArmModel, log: Log, unknowns: Literal[1, 4, 10] = 10, com: Tensor | None = None
+    model: ArmModel,
+    log: Log,
+    unknowns: Literal[1, 4, 10] = 10,
+    com: Tensor | None = None,
+    test: ResidualTest = ResidualTest(),  # noqa: B008
 ) -> Weighing:
     """The payload that leaves the least squared torque, all joints and samples alike.
 
@@ -42,8 +55,10 @@ def weigh_least_squares(
         unknowns: 10; 4 for mass and first moments of a payload without moments of inertia about the frame's origin;
             1 for the mass of a point at `com`.
         com: (..., 3) m, centre of mass for one unknown; .12 m along the last link's z axis by default.
+        test: when a residual is far above noise, see `residuals.against_itself`.
     Returns: parameters and their covariance, with the noise estimated from what is left over; `condition` is that of
         the unknowns. Trials that do not show them come with a warning; directions without any trace are left at zero.
+        Trials whose residual is no noise come with a warning and without intervals.
     Raises: ValueError if the log does not fit the arm, or for another number of unknowns.
     """
     if unknowns not in (1, 4, 10):
@@ -63,7 +78,10 @@ def weigh_least_squares(
     variance = over.square().sum(-1) / max(over.shape[-1] - unknowns, 1)
     condition = size[..., 0] / torch.where(size[..., -1] > floor[..., 0], size[..., -1], 0.0)
     warn_unobservable(log, condition, unknowns)
-    return Weighing(parameters, variance[..., None, None] * (root @ root.mT), condition)
+    left_over = over.unflatten(-1, log.q.shape[-2:])
+    fit = against_itself(left_over, regressor @ basis, log.qd, log.qdd, test)
+    warn_above_noise(fit)
+    return Weighing(parameters, variance[..., None, None] * (root @ root.mT), condition, None, fit)
 
 
 def weigh_map(
@@ -71,6 +89,7 @@ def weigh_map(
     log: Log,
     prior: PayloadPrior,
     noise: Noise = Noise(),  # noqa: B008
+    test: ResidualTest = ResidualTest(),  # noqa: B008
 ) -> Weighing:
     """The most probable payload under a Gaussian prior, with Gaussian errors of torques and of accelerations.
 
@@ -80,13 +99,19 @@ def weigh_map(
         prior: of the payloads, as from `payload_prior`; its covariance may be singular.
         noise: of the log; an error in an acceleration reaches all torques through the mass matrix, taken with the
             prior mean as payload (solving again with what was found gains 1 %).
-    Returns: posterior mean and covariance; trials that show too little come with a warning.
+        test: when a residual is far above the noise.
+    Returns: posterior mean and covariance; trials that show too little come with a warning, trials whose residual is
+        far above the noise with one and without intervals.
     Raises: ValueError if the log does not fit the arm, or the prior is no Gaussian's.
     """
     log, root = as_tensors(log), _prior_root(prior)
     information, shift, condition = _information(model, log, prior.mean, root, noise)
     warn_unobservable(log, condition, 10)
-    return Weighing(*_posterior(information.sum(-3), shift.sum(-2), prior.mean, root), condition)
+    information = information.sum(-3)
+    found, covariance = _posterior(information, shift.sum(-2), prior.mean, root)
+    fit = _residual(model, log, found, information, noise, test)
+    warn_above_noise(fit)
+    return Weighing(found, covariance, condition, None, fit)
 
 
 def recursive_least_squares(
@@ -220,6 +245,17 @@ def _information(model: ArmModel, log: Log, mean: Tensor, root: Tensor, noise: N
     covariance = torque_covariance(model.chain, log.q, noise, mean)
     columns, left = whiten(covariance, regressor @ root, residual - regressor @ mean[:, None])
     return columns.mT @ columns, (columns.mT @ left)[..., 0], condition
+
+
+def _residual(
+    model: ArmModel, log: Log, found: Tensor, information: Tensor, noise: Noise, test: ResidualTest
+) -> Residual:
+    """Of the payloads found (..., 10), by the noise with them: a heavier one makes that of the accelerations louder."""
+    left = log.tau - predict(model, log, found)
+    regressor = payload_regressor(model.chain, log.q, log.qd, log.qdd).flatten(-3, -2)
+    (white,) = whiten(torque_covariance(model.chain, log.q, noise, found[..., None, :]), left[..., None])
+    stated = against_noise(white.square().sum((-3, -2, -1)), degrees_of_freedom(left, information), test)
+    return by_both(stated, against_itself(left, regressor, log.qd, log.qdd, test), test)
 
 
 def _posterior(information: Tensor, shift: Tensor, mean: Tensor, root: Tensor) -> tuple[Tensor, Tensor]:

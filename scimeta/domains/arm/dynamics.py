@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GRAVITY = 9.81
+GRAVITY = 9.81  # m/s^2
+_DOWN = torch.tensor([0.0, 0.0, -GRAVITY], dtype=torch.float64)
 INERTIAL = ("m", "m cx", "m cy", "m cz", "Ixx", "Ixy", "Ixz", "Iyy", "Iyz", "Izz")
 # What makes the ten of a payload comparable: kg, kg m, kg m^2.
 PLAUSIBLE = torch.tensor([2.0, *3 * [0.2], *6 * [0.02]], dtype=torch.float64)
@@ -38,6 +39,8 @@ class Chain(NamedTuple):
         axis: (n, 3) unit axis of each joint, in its own frame.
         slides: (n,) one for a prismatic joint, else zero.
         inertial: (n, 10) inertial parameters of each link, about its joint's frame.
+        gravity: (3,) acceleration of free fall in the base's axes, m/s^2; down its z axis by default, up it,
+            [0, 0, 9.81], for an arm hung from a ceiling.
     """
 
     rotation: Tensor
@@ -45,6 +48,7 @@ class Chain(NamedTuple):
     axis: Tensor
     slides: Tensor
     inertial: Tensor
+    gravity: Tensor = _DOWN
 
 
 class _Motion(NamedTuple):
@@ -191,8 +195,7 @@ def _motion(chain: Chain, q: Tensor, qd: Tensor, qdd: Tensor) -> _Motion:
     pull = _cross(rate_before, step) + _cross(before, _cross(before, step))
     if chain.slides.any():
         pull = pull + axis * (qdd * slides)[:, None] + 2 * _cross(before, axis * (qd * slides)[:, None])
-    up = torch.tensor([0.0, 0.0, GRAVITY], dtype=q.dtype, device=q.device)
-    return _Motion(rotation, origin, axis, spin, spin_rate, pull.cumsum(0) + up[:, None])
+    return _Motion(rotation, origin, axis, spin, spin_rate, pull.cumsum(0) - chain.gravity.to(q)[:, None])
 
 
 def _wrench(motion: _Motion, inertial: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from numpy import ndarray
 from scimeta.domains.arm.derivatives import GAP, Filter, differentiated
 from scimeta.domains.arm.log import Log
 from scimeta.domains.arm.suspicions import check_units, check_velocities
-from scimeta.domains.arm.urdf import Arm, read_urdf
+from scimeta.domains.arm.urdf import Arm, checked_gravity, read_urdf
 
-_KEYS = ("urdf", "tip", "joints", "angle", "torque_sign", "sample_rate", "filter")
+_KEYS = ("urdf", "tip", "joints", "angle", "torque_sign", "gravity", "sample_rate", "filter")
 _CHANNEL = re.compile(r"(q|qd|qdd|tau)(\d+)")
 
 
@@ -63,6 +63,11 @@ def read_setup(path: Path) -> Setup:
     if not isinstance(given["urdf"], str):
         raise ValueError(f"{path.name}: urdf must be a path from this folder; got {given['urdf']!r}")
     arm = read_urdf(path.parent / given["urdf"], given.get("tip"))
+    if "gravity" in given:
+        try:
+            arm = replace(arm, chain=arm.chain._replace(gravity=checked_gravity(given["gravity"])))
+        except ValueError as error:
+            raise ValueError(f"{path.name}: {error}") from None
     n = len(arm.joints)
     angle = given.get("angle", "rad")
     if angle not in ("rad", "deg"):

@@ -7,6 +7,8 @@
     joints: [a1, a2, a3]      # whose columns are q1, q2, ...; by default as the URDF has them
     angle: rad                # or deg: then positions, velocities and accelerations of turning joints are converted
     torque_sign: 1            # -1, or one a column, where tau is not what the motors exert on the arm but its opposite
+    gravity: [0, 0, -9.81]    # m/s^2, where free fall points in the axes of the URDF's base; upright by default
+                              # (set_gravity of Universal Robots has the opposite sign)
     sample_rate: 1000         # 1/s; compared with t
     filter: {window: 0.2, degree: 4}   # makes qd and qdd where they were not recorded: see `Filter`
 
@@ -30,8 +32,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from scimeta.domains.arm.dynamics import Chain
 from scimeta.domains.arm.log import Log, check_log
 from scimeta.domains.arm.payloads import box
 from scimeta.domains.arm.recording_files import Setup, check_names, read_log, read_setup, read_table
@@ -132,7 +136,7 @@ def read_trials(folder: str | PathLike[str]) -> Trials:
     )
     # Unknown payloads count as none; a point will do for the others.
     held = box(trials.mass, trials.com, torch.zeros(3, dtype=torch.float64)).nan_to_num()
-    check_torques(setup.arm, trials.logs, held, setup.columns, setup.stated)
+    check_torques(setup.arm, trials.logs, held, setup.columns, setup.sign, setup.stated)
     return trials
 
 
@@ -142,6 +146,7 @@ def write_trials(
     logs: Log | Sequence[Log],
     *,
     tip: str | None = None,
+    gravity: ArrayLike | None = None,
     names: Sequence[str] | None = None,
     mass: Sequence[float] | Tensor | None = None,
     com: Sequence[Sequence[float]] | Tensor | None = None,
@@ -155,7 +160,7 @@ def write_trials(
         folder: made if it does not exist.
         urdf: the nominal arm; copied into the folder.
         logs: one a trial, or a batch (trials, samples, n); tensors or arrays, columns in the order of the arm's joints.
-        tip: as `read_urdf`.
+        tip, gravity: as `read_urdf`.
         names: of the trials and their files; trial_1, ... by default.
         mass: (trials,) kg, nan where not known; com: (trials, 3) m.
         split: what each trial is for; train by default.
@@ -169,7 +174,7 @@ def write_trials(
         raise FileExistsError(f"write_trials: {folder} holds recordings; choose another folder, or remove them")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"write_trials: {folder} is a file; name a folder")
-    arm = read_urdf(urdf, tip)
+    arm = read_urdf(urdf, tip, gravity)
     if isinstance(logs, Log):
         logs = [Log(*parts) for parts in zip(*check_log(arm, logs), strict=True)]
     logs = [check_log(arm, log) for log in logs]
@@ -326,4 +331,6 @@ def _robot_yaml(arm: Arm, urdf: str) -> str:
     import yaml
 
     settings = {"urdf": urdf, "tip": arm.tip, "angle": "rad"}
+    if not torch.equal(arm.chain.gravity, Chain._field_defaults["gravity"]):
+        settings["gravity"] = arm.chain.gravity.tolist()
     return yaml.safe_dump(settings, sort_keys=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from scimeta.domains.arm.dynamics import GRAVITY, Chain
+from scimeta.domains.arm.dynamics import Chain
 
 Scalar = float | Tensor  # a number of the arm, or a row of samples
 Vector = list[Scalar]
@@ -38,7 +38,9 @@ def specialize(chain: Chain, *, compile: bool = False) -> Callable[..., Tensor]:
     >>> torch.allclose(specialize(chain)(q, qd, qdd), inverse_dynamics(chain, q, qd, qdd))
     True
     """
-    axis, place, inertial = (_numbers(values) for values in (chain.axis, chain.translation, chain.inertial))
+    axis, place, inertial, gravity = (
+        _numbers(values) for values in (chain.axis, chain.translation, chain.inertial, chain.gravity)
+    )
     slides = [bool(value) for value in chain.slides.tolist()]
     cross = torch.linalg.cross(chain.axis[:, :, None], torch.eye(3).to(chain.axis).expand(len(axis), 3, 3), dim=1)
     square = cross @ cross
@@ -60,7 +62,7 @@ def specialize(chain: Chain, *, compile: bool = False) -> Callable[..., Tensor]:
         """(n, samples) from (n, samples) and (10, samples)."""
         spin: Vector = [0.0, 0.0, 0.0]
         rate: Vector = [0.0, 0.0, 0.0]
-        pull: Vector = [0.0, 0.0, GRAVITY]
+        pull: Vector = [-part for part in gravity]
         links = []
         for joint, parameters in enumerate(inertial):
             if payload is not None and joint == len(inertial) - 1:

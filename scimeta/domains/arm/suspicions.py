@@ -1,4 +1,4 @@
-"""What recordings of an arm get wrong without looking wrong: units, the sign of torques, the order of joints.
+"""What recordings of an arm get wrong without looking wrong: units, the mounting, signs of torques, order of joints.
 
 A nominal model is enough to tell: whatever the arm holds and however it rubs, most joints mostly carry the arm itself.
 """
@@ -16,8 +16,9 @@ from numpy import ndarray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from scimeta.domains.arm.dynamics import inverse_dynamics
+from scimeta.domains.arm.dynamics import GRAVITY, inverse_dynamics
 from scimeta.domains.arm.log import Log
+from scimeta.domains.arm.mounting import Explanation, MountingTest, explain
 from scimeta.domains.arm.urdf import Arm
 
 _DEGREES = 180 / math.pi
@@ -85,15 +86,24 @@ def check_velocities(name: str, arm: Arm, log: Log) -> None:
 
 
 def check_torques(
-    arm: Arm, logs: Sequence[Log], payloads: Sequence[Tensor], columns: ndarray, stated: Collection[str]
+    arm: Arm,
+    logs: Sequence[Log],
+    payloads: Sequence[Tensor],
+    columns: ndarray,
+    sign: ndarray,
+    stated: Collection[str],
+    settings: MountingTest = MountingTest(),  # noqa: B008
 ) -> None:
-    """Raise where all logs together say that a torque has the wrong sign or that joints are confused.
+    """Raise where all logs together say that the arm hangs otherwise, a sign is wrong, or joints are confused.
+
+    Gravity is tried before signs: of an arm hung from a ceiling, nearly all torques are opposite to an upright one's.
 
     Args:
         arm: the nominal arm.
         logs: of all trials.
         payloads: (10,) what each holds, as far as known.
         columns: (n,) position in the files of each of the arm's joints.
+        sign: (n,) what the torques of each of them were multiplied by.
         stated: keys of robot.yaml that are given; what contradicts one of them is a warning.
     """
     every = -(-sum(len(log.t) for log in logs) // _ROWS)
@@ -101,9 +111,12 @@ def check_torques(
     rows = Log(*(torch.cat([x[::every] for x in parts]) for parts in zip(*logs, strict=True)))
     score = _agreement(_model(arm, rows, held), rows.tau).diagonal()
     fit = f"agreement {np.abs(score).mean():.2f}, where 1 is perfect"
+    flipped = np.flatnonzero(score < _FLIPPED)
+    explained = _explanations(arm, rows, held, flipped, sign, settings)
+    hung = max((one.agreement for one in explained if one.tilted), default=-1.0)
     found = _order(arm, rows, held, _BETTER + _BETTER_OF_ONE / len(logs))
-    if found is not None:
-        what, joint_at = found
+    if found is not None and found[2] > hung:
+        what, joint_at, _ = found
         listed = ", ".join(arm.joints[joint] for joint in joint_at[np.argsort(columns)])
         remedy = f"; if they are recorded so, write joints: [{listed}] in robot.yaml"
         if what == "torques":
@@ -114,9 +127,13 @@ def check_torques(
             "joints" in stated,
         )
         return
+    if _check_mounting(arm, explained, flipped, columns, sign, stated, settings):
+        return
     if np.abs(score).mean() < _ALIEN:
-        warnings.warn(f"the torques recorded do not fit the URDF ({fit}); is it this arm's?", stacklevel=3)
-    flipped = np.flatnonzero(score < _FLIPPED)
+        length = explained[0].found.norm().item()
+        bare = f" Least squares finds a gravity of {length:.2g} m/s^2 in them: was it subtracted? Record them whole."
+        bare = bare * (length < settings.length * GRAVITY)
+        warnings.warn(f"the torques recorded do not fit the URDF ({fit}); is it this arm's?{bare}", stacklevel=3)
     if len(flipped):
         wrong = ", ".join(arm.joints[joint] for joint in flipped)
         _doubt(
@@ -125,6 +142,68 @@ def check_torques(
             "robot.yaml, 1 or -1, or one for each column",
             "torque_sign" in stated,
         )
+
+
+def _explanations(
+    arm: Arm, rows: Log, held: Tensor, flipped: ndarray, sign: ndarray, settings: MountingTest
+) -> list[Explanation]:
+    """Signs and gravity as read first; then what else they could be, where the torques or robot.yaml raise doubts."""
+    as_read = torch.ones(len(arm.joints), dtype=rows.q.dtype)
+    found = [explain(arm.chain, rows, held, as_read, settings)]
+    if found[0].tilted or len(flipped):
+        found.append(explain(arm.chain, rows, held, -as_read, settings))
+    elif (sign < 0).any():
+        found.append(explain(arm.chain, rows, held, torch.from_numpy(sign), settings))
+    if len(flipped):
+        turned = as_read.clone()
+        turned[flipped] = -1
+        found.append(explain(arm.chain, rows, held, turned, settings._replace(squares=0.0)))  # gravity as stated
+    return found
+
+
+def _check_mounting(
+    arm: Arm,
+    found: list[Explanation],
+    flipped: ndarray,
+    columns: ndarray,
+    sign: ndarray,
+    stated: Collection[str],
+    settings: MountingTest,
+) -> bool:
+    """Whether another gravity explains the torques, having raised or warned."""
+    least = max(one.agreement for one in found) - settings.tie
+    hung = [one for one in found if one.tilted and one.agreement > least]
+    if not hung:
+        return False
+    as_read, best = found[0], max(hung, key=lambda one: round(one.agreement, 2))
+    signs = (sign * best.sign.numpy())[np.argsort(columns)].astype(int).tolist()
+    signs = signs[0] if len(set(signs)) == 1 else signs
+    write = f"gravity: {_shown(best.gravity)}" + f" and torque_sign: {signs}" * bool((best.sign < 0).any())
+    what = (
+        f"gravity pointing along {_shown(best.gravity)} in the axes of the URDF's base (least squares finds "
+        f"{_shown(best.found)} m/s^2; mean agreement {best.agreement:.2f}, as stated {as_read.stated:.2f})"
+    )
+    if as_read.tilted or len(flipped):
+        other = ""
+        if len(flipped) and found[-1].agreement > least and settings.squares * found[-1].left < best.left:
+            names = ", ".join(arm.joints[joint] for joint in flipped)
+            other = f"; if it does not hang so, the torques of {names} have the wrong sign: turn it by torque_sign"
+        problem = (
+            f"the torques recorded fit the URDF with {what}; if the arm hangs so, write {write} in robot.yaml{other}"
+        )
+        _doubt(problem, "gravity" in stated)
+        return True
+    if not {"gravity", "torque_sign"} <= set(stated):
+        warnings.warn(
+            f"torque_sign in robot.yaml cannot be told from {what}: if the arm hangs so, write {write}; if not, write "
+            f"gravity: {_shown(arm.chain.gravity)} beside torque_sign",
+            stacklevel=4,
+        )
+    return False
+
+
+def _shown(vector: Tensor) -> list[float]:
+    return [round(x, 2) + 0.0 for x in vector.tolist()]
 
 
 def _doubt(problem: str, stated: bool) -> None:
@@ -148,8 +227,8 @@ def _agreement(model: ndarray, tau: Tensor | ndarray) -> ndarray:
     return 2 * tau.T @ model / np.maximum(sizes, 1e-12)
 
 
-def _order(arm: Arm, rows: Log, held: Tensor, better: float) -> tuple[str, ndarray] | None:
-    """What is out of order, and the joint (n,) that each column is of; None if no order is clearly better."""
+def _order(arm: Arm, rows: Log, held: Tensor, better: float) -> tuple[str, ndarray, float] | None:
+    """What is out of order, the joint (n,) of each column, the agreement then; None if no order is clearly better."""
     model = _model(arm, rows, held)
     table = np.abs(_agreement(model, rows.tau))
     stated = table.diagonal().mean()
@@ -158,7 +237,9 @@ def _order(arm: Arm, rows: Log, held: Tensor, better: float) -> tuple[str, ndarr
     swapped, both = _descend(arm, rows, held, stated)
     if max(torques_only, both) < max(stated + better, _FAIR):
         return None
-    return ("positions and torques", np.argsort(swapped)) if both >= torques_only else ("torques", columns)
+    if both >= torques_only:
+        return "positions and torques", np.argsort(swapped), float(both)
+    return "torques", columns, float(torques_only)
 
 
 def _descend(arm: Arm, rows: Log, held: Tensor, best: float) -> tuple[ndarray, float]:

@@ -23,6 +23,7 @@ from scimeta.domains.arm.learned import Labelled, posterior, start, weighing_lea
 from scimeta.domains.arm.log import Log, check_log
 from scimeta.domains.arm.model import calibrate, link_roots
 from scimeta.domains.arm.payloads import given_mass
+from scimeta.domains.arm.residuals import unsaid
 from scimeta.domains.arm.urdf import Arm
 from scimeta.domains.arm.weigher import Weigher, check_same
 from scimeta.domains.arm.weighing import PayloadPrior
@@ -81,7 +82,12 @@ def learn_to_weigh(
     directions = link_directions(chain, log, link_roots(chain, _LINK_ERROR, _COM_ERROR))
     past = select_tasks(Labelled(features(chain, log, prior.mean, factor, directions, test), known, mask), learned)
     scale = _misfit(past)
+    carried = given_mass(prior, torch.as_tensor(mass, dtype=torch.float64)[learned])
+    classical = calibrate(arm, select_tasks(log, learned), *carried, link_error=_LINK_ERROR, com_error=_COM_ERROR)
     params = start(directions.shape[1], scale, log.q.shape[1] if fixed else None, generator)
+    # Links that are far off (a hand that the URDF lacks) would take many steps from where their maker says.
+    off = (classical.chain.inertial - chain.inertial).flatten()
+    params["links"] = torch.linalg.solve(directions.mT @ directions, directions.mT @ off)
 
     def train(params: Params, frame: Tensor | None, learn: Sequence[str], lr: float, file: Path | None) -> _Outcome:
         learner = weighing_learner(params, scale, factor, prior.mean, trials=len(learned), frame=frame)
@@ -95,14 +101,16 @@ def learn_to_weigh(
         frame = _frame(done.meta.init, scale, past)
         file = None if file is None else file.with_name(f"{file.stem}.matrix.safetensors")
         done = train(done.meta.init, frame, ["rule.*", "init.payload", "init.offset"], training.lr / 100, file)
-    carried = given_mass(prior, torch.as_tensor(mass, dtype=torch.float64)[learned])
-    classical = calibrate(arm, select_tasks(log, learned), *carried, link_error=_LINK_ERROR, com_error=_COM_ERROR)
     none = log.q.new_zeros(0)
     weigher = Weigher(arm, prior, test, done.meta, scale, directions, frame, none, classical, done.losses)
     if not len(kept):
         return weigher
-    found = weigher.weigh(select_tasks(log, kept))
-    return replace(weigher, misses=((found.mass - known[kept, 0]) / found.mass_sd).abs().sort().values)
+    with unsaid():  # they are what is usual
+        found = weigher.weigh(select_tasks(log, kept))
+    mass, sd = found.mass, found.covariance[:, 0, 0].sqrt()
+    table = torch.stack((kept.to(mass), known[kept, 0], mass, sd), 1)
+    misses = ((mass - known[kept, 0]) / sd).abs().sort().values
+    return replace(weigher, misses=misses, kept=table, residuals=found.residual.size.sort().values)
 
 
 class _Outcome(NamedTuple):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError, fromstring
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from scimeta.domains.arm.dynamics import Chain
+from scimeta.domains.arm.dynamics import GRAVITY, Chain
 
+_NEAR = 0.01  # share by which a gravity may differ from 9.81 m/s^2; on Earth it is 9.76 to 9.83
+_LIGHTEST = 0.01  # kg; the moving links of an arm weigh more, together
 _MOVING = ("revolute", "continuous", "prismatic")
 # xx, xy, xz, yy, yz, zz of a symmetric matrix.
 _UPPER = np.triu_indices(3)
@@ -40,7 +43,7 @@ class Arm:
     effort: Tensor
 
 
-def read_urdf(path: str | PathLike[str], tip: str | None = None) -> Arm:
+def read_urdf(path: str | PathLike[str], tip: str | None = None, gravity: ArrayLike | None = None) -> Arm:
     """The arm of a URDF file, from its base to `tip`, in float64.
 
     Links behind fixed joints are lumped with the link that carries them. Joints off the way from base to tip (fingers)
@@ -50,7 +53,11 @@ def read_urdf(path: str | PathLike[str], tip: str | None = None) -> Arm:
         path: the file, as URDF; xacro must be expanded first.
         tip: name of the last link; by default the arm goes on until it forks into several that move (fingers). A name
             behind fixed joints stands for the moving link that carries it.
-    Raises: FileNotFoundError; ValueError if the file is no URDF, `tip` is unknown, or no joint on the way moves.
+        gravity: (3,) m/s^2, the acceleration of free fall in the axes of the URDF's base: [0, 0, -9.81] by default,
+            [0, 0, 9.81] for an arm hung from a ceiling.
+    Raises: FileNotFoundError; ValueError if the file is no URDF, `tip` is unknown, no joint on the way moves, the links
+        that move have no masses, or gravity is not that of the Earth.
+    Warns: UserWarning that names moving links without a mass where others have one.
     """
     file = Path(path)
     if not file.is_file():
@@ -69,7 +76,45 @@ def read_urdf(path: str | PathLike[str], tip: str | None = None) -> Arm:
         raise ValueError(f"read_urdf: every joint of {file.name} is fixed, so nothing could move")
     if not moving:
         raise ValueError(f"read_urdf: no joint of {file.name} on the way to {tip or 'where it forks'} moves; pass tip=")
-    return _arm(robot, branch, moving)
+    arm = _arm(robot, branch, moving)
+    _check_masses(arm.chain, [_link_of(joint, "child") for joint in moving], file.name)
+    return arm if gravity is None else replace(arm, chain=arm.chain._replace(gravity=checked_gravity(gravity)))
+
+
+def checked_gravity(gravity: ArrayLike) -> Tensor:
+    """Return (3,) the acceleration of free fall in the base's axes, m/s^2.
+
+    Raises: ValueError unless it is three finite numbers, together of the length 9.81 to 1 %.
+    """
+    try:
+        values = np.asarray(gravity, dtype=float)
+    except (TypeError, ValueError):
+        values = np.empty(0)
+    down = f"write where free fall points in the base's axes, in m/s^2: [0, 0, -{GRAVITY}] for an upright arm"
+    if values.shape != (3,) or not np.isfinite(values).all():
+        raise ValueError(f"gravity must be three finite numbers, got {gravity!r}; {down}")
+    length = float(np.linalg.norm(values))
+    if length == 0:
+        raise ValueError(f"gravity must not be zero; if it was subtracted from the torques, record them whole; {down}")
+    if abs(length / GRAVITY - 1) > _NEAR:
+        raise ValueError(
+            f"gravity must be {GRAVITY} m/s^2 long, to 1 %; {values.tolist()} is {length:.4g} long; {down}"
+        )
+    return _tensor(values)
+
+
+def _check_masses(chain: Chain, links: list[str], name: str) -> None:
+    """Raise where the moving links weigh nothing, warn where some do not."""
+    mass = chain.inertial[:, 0]
+    give = "give each link that moves an <inertial> with its mass, centre of mass and inertia, as the maker states them"
+    if mass.sum() < _LIGHTEST:
+        raise ValueError(
+            f"read_urdf: the moving links of {name} ({', '.join(links)}) weigh {mass.sum().item():.3g} kg together, so "
+            f"no torque can be told from them; {give}"
+        )
+    bare = [link for link, own in zip(links, mass.tolist(), strict=True) if own == 0]
+    if bare:
+        warnings.warn(f"read_urdf: {', '.join(bare)} of {name} move and have no mass; {give}", stacklevel=3)
 
 
 def _arm(robot: Element, branch: list[Element], moving: list[Element]) -> Arm:
@@ -145,15 +190,17 @@ def _lumped(robot: Element, link: str, pose: NDArray[np.float64], branch: set[El
     total = np.zeros(10)
     for element in robot.findall("link"):
         if element.get("name") == link and (inertial := element.find("inertial")) is not None:
-            total += _parameters(inertial, pose)
+            total += _parameters(inertial, pose, link)
     for joint in _joints_of(robot, link):
         if not (joint in branch and _moves(joint)):
             total += _lumped(robot, _link_of(joint, "child"), pose @ _pose(joint), branch)
     return total
 
 
-def _parameters(inertial: Element, pose: NDArray[np.float64]) -> NDArray[np.float64]:
+def _parameters(inertial: Element, pose: NDArray[np.float64], link: str) -> NDArray[np.float64]:
     mass = _number(inertial.find("mass"), "value")
+    if mass < 0:
+        raise ValueError(f"read_urdf: the mass of link {link!r} is {mass:g} kg; it must be 0 or more")
     placed = pose @ _pose(inertial)
     rotation, com = placed[:3, :3], placed[:3, 3]
     moments = np.zeros((3, 3))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scimeta.domains.arm.consistency import consistent
+from scimeta.domains.arm.residuals import Residual
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,12 +32,15 @@ class Weighing(NamedTuple):
         condition: (...,) condition number of the payload's regressor, its columns scaled by 2 kg, .2 kg m, .02 kg m^2.
         misses: (trials,) sorted: by how many standard deviations the masses of trials kept back from the training were
             missed. Intervals are as wide as those trials needed them; without them (None), Gaussian.
+        residual: of the torques left over, where they were tested: the standard deviations and intervals of trials
+            whose residual is far above its noise are withheld, nan.
     """
 
     parameters: Tensor
     covariance: Tensor
     condition: Tensor
     misses: Tensor | None = None
+    residual: Residual | None = None
 
     @property
     def mass(self) -> Tensor:
@@ -45,8 +49,8 @@ class Weighing(NamedTuple):
 
     @property
     def mass_sd(self) -> Tensor:
-        """(...,) standard deviation of the mass, kg."""
-        return self.covariance[..., 0, 0].sqrt()
+        """(...,) standard deviation of the mass, kg; nan where withheld."""
+        return self._unless_withheld(self.covariance[..., 0, 0].sqrt())
 
     @property
     def com(self) -> Tensor:
@@ -55,10 +59,16 @@ class Weighing(NamedTuple):
 
     @property
     def com_sd(self) -> Tensor:
-        """(..., 3) standard deviation of the centre of mass, m, to first order."""
+        """(..., 3) standard deviation of the centre of mass, m, to first order; nan where withheld."""
         one = torch.eye(3, dtype=self.parameters.dtype, device=self.parameters.device)
         slope = torch.cat((-self.com[..., None], one.expand(*self.com.shape, 3)), -1) / self.mass[..., None, None]
-        return ((slope @ self.covariance[..., :4, :4]) * slope).sum(-1).sqrt()
+        sd = ((slope @ self.covariance[..., :4, :4]) * slope).sum(-1).sqrt()
+        return self._unless_withheld(sd.movedim(-1, 0)).movedim(0, -1)
+
+    @property
+    def withheld(self) -> Tensor:
+        """(...,) bool, whether the residual is far above its noise, so that no interval can be defended."""
+        return torch.zeros_like(self.mass, dtype=torch.bool) if self.residual is None else self.residual.above
 
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """Lower and upper bound (...,) of the mass, kg, that hold in a share `level` of trials.
@@ -81,6 +91,9 @@ class Weighing(NamedTuple):
         """
         return self._replace(parameters=consistent(self.parameters, self.covariance))
 
+    def _unless_withheld(self, values: Tensor) -> Tensor:
+        return torch.where(self.withheld, torch.nan, values)
+
     def _half_width(self, level: float) -> float:
         """In standard deviations."""
         if not 0 < level < 1:
@@ -93,7 +106,7 @@ class Weighing(NamedTuple):
         return self.misses[rank - 1].item() if rank <= len(self.misses) else max(gaussian, self.misses[-1].item())
 
     def to_frame(self, level: float = 0.9) -> pd.DataFrame:
-        """One row a trial: mass and centre of mass with their intervals, kg and m, and the condition number."""
+        """One row a trial: mass and centre of mass with their intervals, kg and m, condition number and residual."""
         lower, upper = self.interval(level)
         columns = {"mass": self.mass, "mass_lower": lower, "mass_upper": upper}
         low, high = self.com_interval(level)
@@ -101,18 +114,24 @@ class Weighing(NamedTuple):
             columns |= {f"com_{name}": self.com[..., axis]}
             columns |= {f"com_{name}_lower": low[..., axis], f"com_{name}_upper": high[..., axis]}
         columns["condition"] = self.condition
+        columns["residual"] = torch.full_like(self.mass, torch.nan) if self.residual is None else self.residual.size
         return pd.DataFrame({name: values.detach().reshape(-1).numpy() for name, values in columns.items()})
 
     def __str__(self) -> str:
         table = self.to_frame()
         half = (table["mass_upper"] - table["mass_lower"]) / 2
+        withheld = self.withheld.reshape(-1).tolist()
         lines = [f"{'trial':>5}  {'mass [kg], 90 % interval':<34}{'centre of mass [mm]':<30}condition"]
         for trial, row in table.head(20).iterrows():
             mass = f"{row['mass']:.4f} +- {half[trial]:.4f}  [{row['mass_lower']:.4f}, {row['mass_upper']:.4f}]"
+            if withheld[trial]:
+                mass = f"{row['mass']:.4f}  withheld: residual {row['residual']:.3g}x"
             com = "  ".join(f"{1e3 * row[f'com_{name}']:7.1f}" for name in "xyz")
             lines.append(f"{trial:>5}  {mass:<34}{com:<30}{row['condition']:.0f}")
         if len(table) > 20:
             lines.append(f"... and {len(table) - 20} more")
+        if any(withheld):
+            lines.append("withheld: the torques left over are so many times their noise; the model does not fit")
         return "\n".join(lines)
 
     def plot(self, truth: Tensor | None = None, ax: Axes | None = None, level: float = 0.9) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from scimeta.domains import arm
 from scimeta.domains.arm import training as module
 from simulators import arm as simulated
+from tests.domains.arm.recorded import as_log
 
 QUICK = arm.Training(steps=60, tasks_per_step=30)
 
@@ -172,8 +174,9 @@ def test_a_trial_that_never_moved_is_named(any_movement, past, robot):
     log, *_ = past(robot, 3, 18)
     still = log._replace(q=log.q.clone(), qd=log.qd.clone(), qdd=log.qdd.clone())
     still.q[1], still.qd[1], still.qdd[1] = log.q[1, :1], 0.0, 0.0
-    with pytest.warns(UserWarning, match=r"trial 1 never moved.*condition number"):
+    with pytest.warns(UserWarning) as said:  # nor do its torques, of a trial that moved, fit
         found = any_movement.weigh(still)
+    assert any(re.match(r"trial 1 never moved.*condition number", str(warning.message)) for warning in said)
     assert found.condition[1] > 1e4
 
 
@@ -240,3 +243,35 @@ def test_an_unchecked_copy_keeps_gaussian_intervals(any_movement, past, robot):
     unchecked = replace(any_movement, misses=any_movement.misses[:0])
     lower, upper = unchecked.weigh(log).interval(0.9)
     torch.testing.assert_close((upper - lower) / 2, 1.6448536269514722 * unchecked.weigh(log).mass_sd)
+
+
+def test_trials_kept_back_that_are_missed_by_far_are_said_in_words(any_movement, iiwa, prior, past, robot):
+    assert any_movement.kept.shape == (30, 4) and "missed " not in str(any_movement)
+    torch.testing.assert_close(any_movement.kept[:, 1], past(robot, 150, 3)[1][::5])
+    log, mass, _ = past(robot, 50, 23)
+    mass[5] += 1.0  # a label that is wrong, of a trial that is kept back
+    weigher = arm.learn_to_weigh(iiwa, log, mass, prior=prior, training=QUICK, generator=generator())
+    assert re.search(rf"of 10 trials kept back\n\s+.*trial 5 \({mass[5]:.3g} kg, weighed 1\.1\d? ", str(weigher))
+    named = weigher.report([f"monday_{number}" for number in range(50)])
+    assert f"monday_5 ({mass[5]:.3g} kg" in named
+
+
+@pytest.mark.parametrize("masses", [[2.805] * 14, [2.6] * 4 + [2.805] * 10], ids=["one weight", "two alike"])
+def test_few_test_weights_and_empty_hands_weigh_anything_between(iiwa, masses):
+    rng = np.random.default_rng(0)
+    robot = simulated.scenario("S1", rng)
+    every = [0.0] * 50 + masses + [0.0] * 20 + [1.0] * 20 + [2.805] * 20
+    held = [simulated.box(m, (0.02, -0.03, 0.13), (0.1, 0.1, 0.1)) if m else None for m in every]
+    movements = [simulated.draw_movement(robot.chain, rng) for _ in held]
+    made = simulated.simulate(robot, held, movements, noise=simulated.Noise(torque=0.7), seed=1)
+    log, mass = as_log(made), torch.tensor(made.mass)
+    seen, new = (arm.Log(*(values[rows] for values in log)) for rows in (slice(0, 64), slice(64, None)))
+    weigher = arm.learn_to_weigh(
+        iiwa, seen, mass[:64], prior=arm.prior_of_labels(mass[:64]), training=arm.Training(200), generator=generator()
+    )
+    found = weigher.weigh(new)
+    error = (found.mass - mass[64:]).view(3, 20)
+    bound = arm.cramer_rao(weigher.classical, new, weigher.noise).square().mean().sqrt()
+    assert (error.square().mean(1).sqrt() < 1.6 * bound).all() and (error.mean(1).abs() < 0.05).all()
+    lower, upper = found.interval(0.9)
+    assert ((lower <= mass[64:]) & (mass[64:] <= upper)).double().mean() > 0.8

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scimeta.domains.arm.dynamics import inverse_dynamics, tip_position
 from scimeta.domains.arm.urdf import read_urdf
-from simulators.arm import box, urdf, with_payload
+from simulators.arm import box, nominal, urdf, with_payload
 
 LIMIT = '<limit lower="-2" upper="2" effort="30" velocity="1"/>'
 SOLID = '<mass value="2"/><inertia ixx=".02" iyy=".03" izz=".04" ixy="0" ixz="0" iyz="0"/>'
@@ -121,9 +121,46 @@ def test_a_continuous_joint_has_no_limits_and_missing_limits_are_infinite(tmp_pa
 def test_a_link_without_inertial_weighs_nothing_and_a_joint_without_axis_turns_about_x(tmp_path: Path) -> None:
     path = written(tmp_path, link("base"), link("one", ""), link("two"), joint("a", "base", "one"),
                    joint("b", "one", "two").replace('<axis xyz="0 1 0"/>', ""))  # fmt: skip
-    arm = read_urdf(path)
+    with pytest.warns(UserWarning, match=r"one of robot.urdf move and have no mass; give each"):
+        arm = read_urdf(path)
     assert arm.chain.inertial[0].tolist() == [0.0] * 10
     assert arm.chain.axis[1].tolist() == [1.0, 0.0, 0.0]
+
+
+TINY = '<mass value="1e-9"/><inertia ixx="1e-12" iyy="1e-12" izz="1e-12"/>'
+
+
+@pytest.mark.parametrize(
+    ("base", "inertial"),
+    [
+        ("", ""),
+        (SOLID, ""),  # what stands still does not count
+        (SOLID, SOLID.replace('<mass value="2"/>', '<mass value="0"/>')),
+        (SOLID, '<origin xyz="0 0 .1"/>'),
+        ("", TINY),
+    ],
+    ids=["no inertial", "base alone", "zero", "no mass", "tiny"],
+)
+def test_an_arm_without_masses_is_refused_by_both_readers(tmp_path: Path, base: str, inertial: str) -> None:
+    path = written(tmp_path, link("base", base), link("one", inertial), link("two", inertial),
+                   joint("a", "base", "one"), joint("b", "one", "two"))  # fmt: skip
+    with pytest.raises(ValueError, match=r"moving links of robot.urdf \(one, two\) weigh .* kg together.*<inertial>"):
+        read_urdf(path)
+    with pytest.raises(ValueError, match=r"moving links of robot.urdf weigh .* kg together; give each an <inertial>"):
+        nominal(path)
+
+
+def test_links_behind_fixed_joints_need_no_mass_and_lend_theirs(tmp_path: Path) -> None:
+    path = written(tmp_path, link("base", ""), link("one", ""), link("shell"), link("flange", ""),
+                   joint("a", "base", "one"), joint("b", "one", "shell", "fixed"),
+                   joint("c", "shell", "flange", "fixed"))  # fmt: skip
+    assert read_urdf(path).chain.inertial[0, 0] > 0
+
+
+def test_a_negative_mass_is_refused_with_its_link(tmp_path: Path) -> None:
+    path = written(tmp_path, link("base"), link("one", TINY.replace("1e-9", "-1")), joint("a", "base", "one"))
+    with pytest.raises(ValueError, match="the mass of link 'one' is -1 kg; it must be 0 or more"):
+        read_urdf(path)
 
 
 def test_a_prismatic_joint_slides(tmp_path: Path) -> None:
