@@ -75,7 +75,7 @@ def judge(prior: Prior, family: Family) -> dict[str, float]:
 # Eight alloys tell the mean of a population to a third of its standard deviation, and the standard deviation itself to
 # a quarter. A prior that takes both at their word is too sure of itself. scimeta's prior remembers from how many
 # specimens it was learned, and calls a new alloy as far off as mean and covariance can be wrong: a Student
-# distribution, in effect. Taking `past` away makes it forget, which is the plug-in prior of many a script.
+# distribution, in effect. Taking `learned` away makes it forget, which is the plug-in prior of many a script.
 
 
 # %%
@@ -86,7 +86,7 @@ def short(specimens: int) -> pd.DataFrame:
         past = alloy_family(specimens, rng=np.random.default_rng(seed), times=PAST_TIMES)
         new = alloy_family(NEW, rng=np.random.default_rng(100 + seed), times=EARLY)
         prior = learn_prior(JMAK, curves_of(past))
-        for name, one in {"forgetful": replace(prior, past={}), "ours": prior}.items():
+        for name, one in {"forgetful": replace(prior, learned=None), "ours": prior}.items():
             rows.append({"prior": name, **judge(one, new)})
     return pd.DataFrame(rows).groupby("prior").mean()
 
@@ -178,7 +178,8 @@ drawer = spoiled(MANY, rng=np.random.default_rng(4), times=PAST_TIMES)
 dirty = learn_prior(JMAK, curves_of(drawer))
 print(dirty)
 sigma = np.std(np.array(drawer.fractions) - drawer.truth(PAST_TIMES))
-gaussian = replace(dirty, outliers=None, noise=float(sigma))  # the same population, all points alike
+# The same population, all points alike.
+gaussian = replace(dirty, family=replace(dirty.family, outliers=None, noise=float(sigma)))
 print(f"with wrong points told apart, the noise is {dirty.noise:.3f}; all points alike: {sigma:.3f}")
 
 

@@ -38,7 +38,7 @@ def pymc_text(family: Family, covariates: Covariates, spread: Spread, origin: st
     >>> law = Law("decay", lambda t, tau: torch.exp(-t / tau), {"tau": Parameter("s", "positive")})
     >>> one = Family.gaussian(law, [[0.5]], [[0.25]], 0.05)
     >>> text = pymc_text(one, Covariates(), (np.full((1, 1, 1), 0.25), np.zeros((1, 1, 1, 1, 1))), "set by hand")
-    >>> print("\n".join(text.splitlines()[-3:-1]))
+    >>> print("\\n".join(text.splitlines()[-3:-1]))
         return {
             "tau": pm.Deterministic("tau", pm.math.exp(u[0])),  # s
     """
