@@ -1,11 +1,11 @@
 """Calibration from few points with a past: ours, the exact limit and the rivals, in one run and one default setting.
 
-    python tests/benchmarks/calibration.py [--only one20 one8 two200 two20 outliers design times]
-    python tests/benchmarks/calibration.py --only dsc theophylline sets --data FOLDER
+    python tests/benchmarks/calibration.py [--only one20 one8 two200 two20 outliers hydride design times]
+    python tests/benchmarks/calibration.py --only copper dsc theophylline sets --data FOLDER
 
-FOLDER holds one folder a data set: polymer_dsc_isothermal, theophylline, orange_trees, loblolly_pines, co2_uptake,
-chick_weight, dnase_elisa, puromycin. What is missing, NumPyro too, is named and left out. Problems as told at the head
-of each ``calibration_*`` file. After the tables all that was asked is printed once more, line by line.
+FOLDER holds one folder a data set: cu_recrystallisation, polymer_dsc_isothermal, theophylline, orange_trees,
+loblolly_pines, co2_uptake, chick_weight, dnase_elisa, puromycin. What is missing, NumPyro too, is named and left out.
+Problems as told at the head of each ``calibration_*`` file. After the tables all that was asked is printed once more, line by line.
 SCIMETA_SMOKE=1 shrinks the sizes, nothing else.
 """
 
@@ -15,6 +15,7 @@ import argparse
 import warnings
 from pathlib import Path
 
+import calibration_batches
 import calibration_design
 import calibration_real
 import calibration_simulated
@@ -22,7 +23,8 @@ import torch
 from calibration_problems import ROWS, Asked, print_asked
 
 REAL = {"dsc": calibration_real.dsc, "theophylline": calibration_real.subjects, "sets": calibration_real.sets}
-NAMES = (*ROWS, *REAL, "design", "times")
+BATCHES = {"hydride": calibration_batches.hydride, "copper": calibration_batches.copper}
+NAMES = (*ROWS, *BATCHES, *REAL, "design", "times")
 
 
 def main() -> None:
@@ -53,6 +55,8 @@ def measured(name: str, options: argparse.Namespace) -> list[Asked]:
         return calibration_design.main(options.seed)
     if name == "times":
         return calibration_design.times(options.seed)
+    if name in BATCHES:
+        return BATCHES[name](options.data)
     if options.data is None:
         print(f"\n{name}: left out, it needs --data FOLDER")
         return []
