@@ -5,8 +5,8 @@
 
 FOLDER holds one folder a data set: cu_recrystallisation, polymer_dsc_isothermal, theophylline, orange_trees,
 loblolly_pines, co2_uptake, chick_weight, dnase_elisa, puromycin. What is missing, NumPyro too, is named and left out.
-Problems as told at the head of each ``calibration_*`` file. After the tables all that was asked is printed once more, line by line.
-SCIMETA_SMOKE=1 shrinks the sizes, nothing else.
+Problems as told at the head of each ``calibration_*`` file. After the tables all that was asked is printed once more,
+line by line. SCIMETA_SMOKE=1 shrinks the sizes, nothing else.
 """
 
 from __future__ import annotations
