@@ -173,10 +173,15 @@ class Prior:
 
     @property
     def coefficient_errors(self) -> np.ndarray | None:
-        """(1 + conditions, fast) standard errors of the coefficients; None where they are not known."""
+        """(1 + conditions, fast) standard errors of the coefficients; None where they are not known.
+
+        Those of several components hold, beside each one's own, that so many specimens tell their weights.
+        """
         if self.learned is None or self.learned.coefficient_covariances is None:
             return None
-        square = np.einsum("k,krfrf->rf", self.family.weights.numpy() ** 2, self.learned.coefficient_covariances)
+        weights, apart = self.family.weights.numpy(), self.family.coefficients.numpy() - self.coefficients
+        square = np.einsum("k,krfrf->rf", weights**2, self.learned.coefficient_covariances)
+        square = square + np.einsum("k,krf->rf", weights, apart**2) / max(len(self.past), 1)
         return np.sqrt(square.clip(min=0.0))
 
     @property

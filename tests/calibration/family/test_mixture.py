@@ -170,6 +170,7 @@ class TestHowMany:
         past = np.array(list(found.past.values()))
         np.testing.assert_allclose(found.coefficients[0], past.mean(0), atol=0.03)
         np.testing.assert_allclose(found.covariance, np.cov(past.T), atol=0.06)
+        np.testing.assert_allclose(found.coefficient_errors[0], past.std(0, ddof=1) / 60**0.5, rtol=0.05)
 
     def test_as_many_as_are_asked_for_are_given(self, jmak, simulate):
         curves = simulate(40, seed=1, times=TIMES)[1]
