@@ -15,7 +15,7 @@ from scipy.optimize import curve_fit
 from scimeta import LeastSquares
 from scimeta.calibration.laws.law import Law
 
-TEST = Path(__file__).resolve().parents[1] / "calibration" / "test_classical.py"  # has the models and the reader
+TEST = Path(__file__).resolve().parents[1] / "calibration" / "fits" / "test_least_squares.py"  # models, reader
 MOST = 11.0  # digits that NIST certifies
 
 Engine = Callable[[Law, ndarray, ndarray, ndarray], tuple[ndarray, ndarray, bool]]
