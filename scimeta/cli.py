@@ -230,13 +230,15 @@ def _candidates(text: str | None, prior: Prior) -> np.ndarray:
     import numpy as np
 
     if text is None:
-        return np.linspace(*prior.x_range, _CANDIDATES)
+        first, last = prior.x_range
+        return np.linspace(first, last, _CANDIDATES)
     parts = text.split(":")
     if len(parts) == 1:
         return np.array([_number(part) for part in _names(text)])
     if len(parts) != 3 or not parts[2].strip().isdigit() or int(parts[2]) < 1:
         raise ValueError(f"--candidates {text}: expected numbers as in 10,20,40, or FROM:TO:COUNT as in 20:300:29")
-    return np.linspace(*(_number(part) for part in parts[:2]), int(parts[2]))
+    first, last = (_number(part) for part in parts[:2])
+    return np.linspace(first, last, int(parts[2]))
 
 
 def _number(text: str) -> float:
@@ -305,7 +307,7 @@ def _law(text: str) -> Law:
     if not Path(file).is_file():
         raise FileNotFoundError(f"no file {file} to take the law {name} from")
     spec = importlib.util.spec_from_file_location("users_laws", file)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise ValueError(f"{file} is not a Python file; the law is taken from FILE.py:NAME")
     module = sys.modules["users_laws"] = importlib.util.module_from_spec(spec)
     try:

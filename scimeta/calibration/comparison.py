@@ -81,7 +81,7 @@ class Comparison:
     def ties(self) -> tuple[str, ...]:
         """The laws that these specimens cannot tell from the best, the best first."""
         frame = self.to_frame()
-        return tuple(frame.index[frame["verdict"] != "worse"])
+        return tuple(frame.index[(frame["verdict"] != "worse").to_numpy()])
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a law, the best first.
@@ -115,8 +115,8 @@ class Comparison:
     def __str__(self) -> str:
         unit = f", in {self.unit}" if self.unit else ""
         table = self.to_frame().rename(columns={"coverage": f"coverage of {self.level:.0%}"})
-        table = table.drop(columns=[name for name in ("withheld",) if not table[name].any()])
-        table = table.drop(columns=[name for name in ("converged",) if table[name].all()])
+        table = table if self.withheld.any() else table.drop(columns="withheld")
+        table = table.drop(columns="converged") if self.converged.any(1).all() else table
         ties = self.ties
         said = f"{ties[0]} foretells best" if len(ties) == 1 else f"a tie: {', '.join(ties)}"
         return (
@@ -193,8 +193,20 @@ def compare(
         for law in laws:
             found.append(_scored(law, curves, seen, min(folds, len(curves)), conditions, level, bar))
     unit = laws[0].y.unit or next(filter(None, (curve.y_unit for curve in curves)), "")
-    scores = (np.stack(part) for part in zip(*found, strict=True))
-    return Comparison(tuple(law.name for law in laws), tuple(c.name for c in curves), *scores, seen, level, unit)
+    scores = _Scores(*(np.stack(part) for part in zip(*found, strict=True)))
+    return Comparison(
+        tuple(law.name for law in laws),
+        tuple(curve.name for curve in curves),
+        crps=scores.crps,
+        interval_score=scores.interval,
+        squared_error=scores.square,
+        inside=scores.inside,
+        withheld=scores.withheld,
+        converged=scores.converged,
+        seen=seen,
+        level=level,
+        unit=unit,
+    )
 
 
 def _require(laws: list[Law], curves: Sequence[Curve], seen: int, folds: int) -> None:
@@ -228,7 +240,7 @@ def _scored(
     for left_out in range(folds):
         past = [curve for curve, own in zip(curves, fold, strict=True) if own != left_out]
         alike: dict[bytes, list[int]] = {}  # specimens measured at the same x are foretold in one batch
-        for row in np.flatnonzero(fold == left_out):
+        for row in np.flatnonzero(fold == left_out).tolist():
             alike.setdefault(curves[row].x[seen:].tobytes(), []).append(row)
         try:
             with warnings.catch_warnings():
@@ -288,4 +300,5 @@ def _quantiles(fits: Calibrations, x: ndarray, mean: ndarray) -> ndarray:
 def _interval(fits: Calibrations, x: ndarray, mean: ndarray, level: float) -> tuple[ndarray, ndarray]:
     """Return the ends of the interval of a new measurement, the expected value where none is defended."""
     band = fits.band(x, level, noise=True)
-    return tuple(np.where(np.isnan(end), mean, end) for end in (band.lower, band.upper))
+    lower, upper = (np.where(np.isnan(end), mean, end) for end in (band.lower, band.upper))
+    return lower, upper

@@ -77,4 +77,5 @@ class LawRegressor(RegressorMixin, BaseEstimator):
     def predict(self, X: Any) -> ndarray:
         """Return (points,) the expected curve, in the unit of the law's y."""
         check_is_fitted(self)
-        return self.calibration_.predict(validate_data(self, X, dtype=np.float64, reset=False)[:, 0])
+        points = np.asarray(validate_data(self, X, dtype=np.float64, reset=False))
+        return self.calibration_.predict(points[:, 0])

@@ -28,18 +28,19 @@ def draw_journey(known: LearnedCity, journey: Journey) -> Axes:
     height, width = known.city.index.shape
     inch = min(9 / width, 7 / height, 0.8)  # of a cell
     ax = plt.figure(figsize=(max(inch * width, 4) + 1.4, max(inch * height, 2) + 0.9), layout="constrained").subplots()
-    values, policy = journey.judged.values, journey.states is None
-    cells = known.city.cells if policy else known.city.cells[list(journey.states)]
+    values, states = journey.judged.values, journey.states
+    cells = known.city.cells if states is None else known.city.cells[list(states)]
     edges = (-0.5, width - 0.5, height - 0.5, -0.5)
     ax.imshow(draw(known.city.with_places({}), values), extent=edges, interpolation="none")
     low, high = values.min(), values.max()
-    shades = plt.Normalize(low, high if high > low else low + 1)
-    bar = ax.figure.colorbar(plt.cm.ScalarMappable(shades, "viridis"), ax=ax, shrink=0.8, pad=0.02)
+    shades = plt.cm.ScalarMappable(cmap="viridis")
+    shades.set_clim(low, high if high > low else low + 1)
+    bar = ax.figure.colorbar(shades, ax=ax, shrink=0.8, pad=0.02)
     bar.set_label("expected discounted reward", color=_INK)
     bar.outline.set_visible(False)
     points = min(max(72 * inch, 9), 40)
     _draw_places(ax, known, points)
-    if policy:
+    if states is None:
         _draw_policy(ax, known, journey, points)
     else:
         _draw_route(ax, cells, points)

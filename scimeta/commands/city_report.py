@@ -51,7 +51,7 @@ def examination(known: LearnedCity) -> str:
         tastes = [Aim("", weights, np.zeros(len(city)), None) for weights in draws]
         rows.append((f"{len(draws)} drawn likes and dislikes", "", "", "", tastes))
     table = pd.DataFrame(rows, columns=["goal", "at", "cells", "reached from", "mean regret"])
-    table["mean regret"] = [_number(np.mean([judge(known, aim).regret for aim in aims])) for *_, aims in rows]
+    table["mean regret"] = [_number(float(np.mean([judge(known, aim).regret for aim in aims]))) for *_, aims in rows]
     return table.to_string(index=False)
 
 
@@ -102,6 +102,7 @@ def _policy_words(known: LearnedCity, journey: Journey) -> str:
 
 def expected(journey: Journey) -> str:
     """Return how many steps the policy takes to the goal in the mean, and how likely it arrives at all."""
+    assert journey.arrival is not None  # only where a goal can be missed by chance
     chance, steps = (float(part[journey.start]) for part in journey.arrival)
     if chance == 1.0:
         return f"{steps:.3g} expected steps"
@@ -118,6 +119,7 @@ def worth(judged: Judged, start: int) -> str:
 
 def route_table(known: LearnedCity, journey: Journey) -> pd.DataFrame:
     """Return one row a step: step, row, col, place, reward for entering, value."""
+    assert journey.states is not None  # there is a route
     states = np.array(journey.states)
     table = pd.DataFrame(known.city.cells[states], columns=["row", "col"])
     table.insert(0, "step", range(len(states)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -191,7 +192,7 @@ class _NoFusedRecurrence(TorchFunctionMode):
         super().__init__()
         self.where = where
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if getattr(func, "__name__", "") == "one_hot":
             raise ValueError(
                 f"{self.where} uses one_hot, which reads its argument's values; "

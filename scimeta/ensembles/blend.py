@@ -142,7 +142,7 @@ def _values(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
 
 
 def _probabilities(Z: ndarray, y: ndarray, w: ndarray, method: str) -> Blend:
-    zero = zero_means(Z, np.count_nonzero(w))
+    zero = zero_means(Z, int(np.count_nonzero(w)))
     if method == "affine":
         return Blend(method, *affine_log_weights(log_probabilities(Z, zero), y, w), scale="logit", zero=zero)
     if method in ("nnloglik", "cc_nloglik"):

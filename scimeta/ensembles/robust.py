@@ -119,7 +119,9 @@ def group_dro(Z: ndarray, y: ndarray, attribute: Sequence, names: Sequence[str] 
     return _least_worst(Z, y, cells, names, "groups label x attribute")
 
 
-def environment_dro(Z: ndarray, y: ndarray, environments: Sequence, names: Sequence[str] | None = None) -> RobustBlend:
+def environment_dro(
+    Z: ndarray, y: ndarray, environments: Sequence | ndarray, names: Sequence[str] | None = None
+) -> RobustBlend:
     """Return the blend of least risk in the worst environment,
 
         min_w max_e R_e(w),    w >= 0,
@@ -149,7 +151,7 @@ def environment_dro(Z: ndarray, y: ndarray, environments: Sequence, names: Seque
     return _least_worst(Z, check_target(y, Z), environments, names, "environments")
 
 
-def _least_worst(Z: ndarray, y: ndarray, groups: Sequence, names: tuple[str, ...], what: str) -> RobustBlend:
+def _least_worst(Z: ndarray, y: ndarray, groups: Sequence | ndarray, names: tuple[str, ...], what: str) -> RobustBlend:
     """Return the blend that minimises the largest of the groups' risks: a smooth convex problem with one more unknown,
     t, the bound on all risks."""
     found, where = check_groups(groups, len(Z), what, _LEAST_ROWS)

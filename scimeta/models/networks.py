@@ -94,5 +94,6 @@ def _he_start(network: nn.Sequential, generator: torch.Generator | None) -> nn.S
     for layer in network:
         if isinstance(layer, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     return network

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.utils import _pytree as pytree
 
 _INNER = nn.Module().__dict__.keys() - {"training"}  # torch's own, which refer to what is looked at one by one
@@ -107,8 +108,8 @@ class _Place(NamedTuple):
 
 def _places(name: str, child: nn.Module) -> Iterator[_Place]:
     """Yield where a child keeps what."""
-    hooks = {getattr(hook, "name", None) for hook in child._forward_pre_hooks.values()}  # write it before it is read
-    skip = _INNER | hooks
+    hooks = (getattr(hook, "name", None) for hook in child._forward_pre_hooks.values())
+    skip = _INNER | {name for name in hooks if name is not None}  # they write it before it is read
     yield _place(name, child.__dict__, skip)
     for values in (child._buffers, child._parameters):
         yield _place(name, values)
@@ -153,7 +154,7 @@ def _items(values: Any, skip: Collection[str] | None = None) -> dict[Any, Any]:
 def _concrete(out: Any) -> bool:
     """Whether the values can be looked at: no transform, no recording watches."""
     leaves = pytree.tree_leaves(out)
-    return torch._C._functorch.peek_interpreter_stack() is None and all(type(leaf) is Tensor for leaf in leaves)
+    return peek_interpreter_stack() is None and all(type(leaf) is Tensor for leaf in leaves)
 
 
 def _same(one: Any, other: Any) -> bool:

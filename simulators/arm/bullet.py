@@ -256,5 +256,5 @@ def _check(chain: Chain, q: ndarray) -> None:
     """Warn where a joint ran into its limit: there its stop, which no model knows, holds part of the load."""
     beyond = (q < chain.lower) | (q > chain.upper)
     if beyond.any():
-        names = ", ".join(name for name, out in zip(chain.names, beyond.any(0), strict=True) if out)
+        names = ", ".join(name for name, out in zip(chain.names, np.any(beyond, axis=0), strict=True) if out)
         warnings.warn(f"joints ran into their limits ({names}), whose stops take part of the torque", stacklevel=4)

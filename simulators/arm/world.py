@@ -230,8 +230,9 @@ def _model(robot: Robot, payload: Payload, visible: bool) -> str:
     for joint in root.findall("joint"):
         for old in [*joint.findall("dynamics"), *joint.findall("safety_controller")]:
             joint.remove(old)
-        if joint.get("name") in viscous:
-            ET.SubElement(joint, "dynamics", damping=repr(float(viscous[joint.get("name")])), friction="0")
+        name = joint.get("name")
+        if name in viscous:
+            ET.SubElement(joint, "dynamics", damping=repr(float(viscous[name])), friction="0")
     for link in root.findall("link"):
         for shape in [*link.findall("collision"), *([] if visible else link.findall("visual"))]:
             link.remove(shape)

@@ -18,12 +18,13 @@ def map_rows(text_or_path: str | Path) -> tuple[list[str], str]:
     path = _as_path(text_or_path)
     if path is not None:
         return _rows(_text(path)), path.stem
-    if is_name(text_or_path):
+    text = str(text_or_path)
+    if is_name(text):
         raise ValueError(
             f"read_city: there is no such map, {text_or_path!r}: give rows of symbols, a path that ends in .txt or "
             ".map, or a layout, as LAYOUTS['town'](); a map that is one row of letters must begin with a line break"
         )
-    return _rows(text_or_path), "city"
+    return _rows(text), "city"
 
 
 def is_name(text: str) -> bool:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.units import Conversion, conversion, same_unit
@@ -55,6 +56,20 @@ class Curve:
     replicates: bool = False
     x_unit: str = ""
     y_unit: str = ""
+
+    if TYPE_CHECKING:  # what it takes is wider than what it keeps
+
+        def __init__(
+            self,
+            name: str,
+            x: ArrayLike,
+            y: ArrayLike,
+            sigma: ArrayLike | None = None,
+            conditions: Mapping[str, float] = ...,
+            replicates: bool = False,
+            x_unit: str = "",
+            y_unit: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if not str(self.name).strip():
@@ -323,7 +338,9 @@ class Curves(Sequence[Curve]):
             _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
         few = len(self) <= _LEGEND_UP_TO
         for curve in self.curves:
-            style = {"label": curve.name} if few else {"color": "C0", "alpha": max(0.1, 2 / len(self) ** 0.5)}
+            style: dict[str, Any] = (
+                {"label": curve.name} if few else {"color": "C0", "alpha": max(0.1, 2 / len(self) ** 0.5)}
+            )
             ax.plot(curve.x, curve.y, "-o", linewidth=0.8, markersize=3, **style)
             if few and curve.sigma is not None:
                 colour = ax.lines[-1].get_color()
@@ -339,7 +356,8 @@ def joined(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """Return x, y and sigma of all curves end to end, (sum of points,) each; sigma NaN where it is not known."""
     sigma = [np.full(len(curve), np.nan) if curve.sigma is None else curve.sigma for curve in curves]
     empty = [np.empty(0)]
-    return tuple(np.concatenate(v or empty) for v in ([c.x for c in curves], [c.y for c in curves], sigma))
+    x, y, sigma = (np.concatenate(v or empty) for v in ([c.x for c in curves], [c.y for c in curves], sigma))
+    return x, y, sigma
 
 
 def shortened(names: Sequence[str], most: int = 10) -> str:

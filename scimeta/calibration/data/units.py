@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ GAS_CONSTANT = 8.314462618
 _SHARES = {"%", "percent", "permille", "‰", "ppm"}
 _WITH_UNIT = re.compile(r"(.*?)\s*(?:\[([^][]*)\]|\(([^()]*)\))")
 
+_Values = TypeVar("_Values", float, np.ndarray)
+
 
 class Conversion(NamedTuple):
     """The straight line from one unit to another: slope times value plus offset."""
@@ -21,7 +23,7 @@ class Conversion(NamedTuple):
     slope: float
     offset: float
 
-    def __call__(self, values: np.ndarray) -> np.ndarray:
+    def __call__(self, values: _Values) -> _Values:
         return self.slope * values + self.offset
 
 

@@ -48,7 +48,9 @@ def resolved(name: str, given: Mapping[str, float]) -> str:
     if found is not None:
         return found
     form, base = _parsed(name)
-    key = None if form is None else find_named(base, given)
+    if form is None:
+        return name
+    key = find_named(base, given)
     return name if key is None else form.text.format(key)
 
 
@@ -76,8 +78,8 @@ def condition_value(name: str, given: Mapping[str, float]) -> float | None:
     if key is not None:
         return given[key]
     form, base = _parsed(name)
-    key = underlying(name, given)
-    if key is None:
+    key = None if form is None else find_named(base, given)
+    if form is None or key is None:
         return None
     value = given[key]
     if form is _FORMS[0]:

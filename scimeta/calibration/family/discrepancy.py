@@ -128,6 +128,7 @@ class Discrepancy:
                 around = side @ factor[rows].mT
                 torch.add(centre, around, out=result[rows, 2 * i])
                 torch.sub(centre, around, out=result[rows, 2 * i + 1])
+        assert result is not None  # there is a specimen
         return result
 
     def _residual(self, points: Points, curves: Curves, rows: slice) -> Tensor:

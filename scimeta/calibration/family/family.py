@@ -73,8 +73,8 @@ class Family:
     @staticmethod
     def gaussian(law: Law, coefficients: np.ndarray, covariance: np.ndarray, noise: float) -> Family:
         """Return the family of one Gaussian component: coefficients (1 + conditions, fast), covariance (fast, fast)."""
-        one = (torch.from_numpy(np.array(part, dtype=float))[None] for part in (coefficients, covariance))
-        return Family(law, torch.ones(1, dtype=torch.float64), *one, noise)
+        mean, spread = (torch.from_numpy(np.array(part, dtype=float))[None] for part in (coefficients, covariance))
+        return Family(law, torch.ones(1, dtype=torch.float64), mean, spread, noise)
 
     @property
     def components(self) -> tuple[Component, ...]:
@@ -151,15 +151,15 @@ def check_family(family: Family, conditions: int) -> None:
     if missing:
         raise ValueError(f"{where}: no value for the shared {', '.join(sorted(missing))}")
     if family.outliers is not None:
-        _check_outliers(where, family)
+        _check_outliers(where, family.outliers, family.discrepancy)
 
 
-def _check_outliers(where: str, family: Family) -> None:
-    share, shift, spread = family.outliers
+def _check_outliers(where: str, outliers: Outliers, discrepancy: Discrepancy | None) -> None:
+    share, shift, spread = outliers
     if not (0.0 < share < 1.0 and 0.0 <= shift < np.inf and 0.0 < spread < np.inf):
         raise ValueError(
             f"{where}: outliers need a share between 0 and 1, a shift of 0 or more and a positive spread; got "
-            f"{family.outliers}"
+            f"{outliers}"
         )
-    if family.discrepancy is not None:
+    if discrepancy is not None:
         raise ValueError(f"{where}: outliers and a discrepancy exclude each other; drop one")

@@ -49,7 +49,8 @@ def _quantiles(family: Family, parameter: int, levels: Sequence[float]) -> list[
     def below(u: float, level: float) -> float:
         return sum(weight * special.ndtr((u - mean) / sd) for weight, mean, sd in parts) - level
 
-    return [float(optimize.brentq(below, lowest, highest, (level,))) for level in levels]
+    bracket = lowest, highest
+    return [float(optimize.root_scalar(below, (level,), "brentq", bracket).root) for level in levels]
 
 
 def text(

@@ -98,10 +98,8 @@ def _text(family: Family, covariates: Covariates, spread: Spread, origin: str, w
     lines.append(f"CENTRE, SCALE = np.array({covariates.centre.tolist()}), np.array({covariates.scale.tolist()})")
     lines.append(f"NOISE = {family.noise!r}  # standard deviation of a measurement{_in(law.y.unit)}")
     if family.outliers is not None:
-        share, shift, spread = family.outliers
-        lines.append(
-            f"OUTLIERS = {(share, shift, spread)}  # share of the points, their shift (either way), its spread"
-        )
+        outliers = tuple(family.outliers)
+        lines.append(f"OUTLIERS = {outliers}  # share of the points, their shift (either way), its spread")
     if family.misfit is not None:
         lines.append("# The law's misfit, which scimeta adds to what the law predicts, is not in here.")
     asked = f" ({', '.join(covariates.names)})" if covariates.names else ""

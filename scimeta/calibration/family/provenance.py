@@ -116,10 +116,17 @@ def past_ranges(conditions: Sequence[str], curves: Sequence[Curve]) -> dict[str,
     """
     ranges = {}
     for condition in conditions:
-        name = underlying(condition, curves[0].conditions)
-        values = [curve.conditions[underlying(condition, curve.conditions)] for curve in curves]
-        ranges[name] = (min(values), max(values))
+        names = [_given_as(condition, curve.conditions) for curve in curves]
+        values = [curve.conditions[name] for curve, name in zip(curves, names, strict=True)]
+        ranges[names[0]] = (min(values), max(values))
     return ranges
+
+
+def _given_as(condition: str, given: Mapping[str, float]) -> str:
+    """Return the name of the condition that one, or a form of one, was made from."""
+    name = underlying(condition, given)
+    assert name is not None  # its value was read before
+    return name
 
 
 def _value(curve: Curve, name: str) -> float:

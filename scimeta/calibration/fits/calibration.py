@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits import report
 from scimeta.calibration.fits.arviz import arviz_draws
-from scimeta.calibration.fits.draws import Draws, PosteriorDraws
+from scimeta.calibration.fits.draws import Draws, LeastSquaresDraws, PosteriorDraws
 from scimeta.calibration.fits.membership import Membership, memberships
 from scimeta.calibration.fits.next_measurement import NextMeasurement, Target, next_measurement
 from scimeta.calibration.intervals import Band, Estimate, probability
@@ -59,6 +60,12 @@ class Calibrations(Sequence["Calibration"]):
 
     def __iter__(self) -> Iterator[Calibration]:
         return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, which: int | str) -> Calibration: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> Calibrations: ...
 
     def __getitem__(self, which: int | str | slice) -> Calibration | Calibrations:
         if isinstance(which, str):
@@ -104,7 +111,7 @@ class Calibrations(Sequence["Calibration"]):
             result[name] = {"value": interval.value.numpy(), "from_data": self.draws.from_data[:, i], **ends}
         return result
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: ArrayLike) -> np.ndarray:
         """Return the expected curve of every specimen: (specimens, points), in the unit of y.
 
         Warns where x lies far outside that of the past.
@@ -112,12 +119,12 @@ class Calibrations(Sequence["Calibration"]):
         Args:
             x: (points,), in the unit of the law's x; non-finite values raise ValueError.
         """
-        x = _abscissa(x)
+        at = _abscissa(x)
         if self.prior is not None:
-            self.prior.reach.warn_beyond(x.numpy(), "prediction")
-        return self.draws.mean(x)
+            self.prior.reach.warn_beyond(at.numpy(), "prediction")
+        return self.draws.mean(at)
 
-    def band(self, x: np.ndarray, level: float | None = None, *, noise: bool = False) -> Band:
+    def band(self, x: ArrayLike, level: float | None = None, *, noise: bool = False) -> Band:
         """Return the pointwise interval of every specimen's curve.
 
         Args:
@@ -126,10 +133,10 @@ class Calibrations(Sequence["Calibration"]):
             noise: True for where a new measurement falls (adds all of the noise), False for the curve itself (adds
                 only the specimen's own smooth departure from the law).
         """
-        x, level = _abscissa(x), probability(self.level if level is None else level)
+        at, level = _abscissa(x), probability(self.level if level is None else level)
         if self.prior is not None:
-            self.prior.reach.warn_beyond(x.numpy(), "band")
-        return self._band(x, level, noise=noise)
+            self.prior.reach.warn_beyond(at.numpy(), "band")
+        return self._band(at, level, noise=noise)
 
     def _band(self, x: Tensor, level: float, *, noise: bool = False) -> Band:
         """Return the band, without a word on where x lies."""
@@ -192,7 +199,7 @@ class Calibrations(Sequence["Calibration"]):
         """Draw the points and the expected curve of every specimen; returns the axes."""
         ax = axes(ax, self.law.x, self.law.y)
         every = np.concatenate([curve.x for curve in self.curves])
-        stop = every.max() if len(every) else self.prior.x_range[1]
+        stop = every.max() if len(every) or self.prior is None else self.prior.x_range[1]
         x = np.linspace(every.min(initial=0.0), stop, 200)
         for i, (curve, y) in enumerate(zip(self.curves, self.draws.mean(torch.from_numpy(x)), strict=True)):
             label = curve.name if len(self) <= 10 else None
@@ -240,7 +247,9 @@ class Calibration:
         return {
             name: Estimate(
                 name,
-                *(float(e[part][0]) for part in ("value", "lower", "upper")),
+                float(e["value"][0]),
+                float(e["lower"][0]),
+                float(e["upper"][0]),
                 batch.level,
                 units[name].unit,
                 float(e["std"][0]),
@@ -250,11 +259,11 @@ class Calibration:
             for name, e in batch.estimates().items()
         }
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: ArrayLike) -> np.ndarray:
         """Return the expected curve: (points,) in the unit of y, at x: (points,) in the unit of the law's x."""
         return self.batch.predict(x)[0]
 
-    def band(self, x: np.ndarray, level: float | None = None, *, noise: bool = False) -> Band:
+    def band(self, x: ArrayLike, level: float | None = None, *, noise: bool = False) -> Band:
         """Return the pointwise interval of the curve, or of a new measurement with ``noise=True``.
 
         Args:
@@ -294,7 +303,7 @@ class Calibration:
         return self.batch.families[0]
 
     def next_measurement(
-        self, candidates: np.ndarray, target: Target | None = None, *, sigma: float | np.ndarray | None = None
+        self, candidates: ArrayLike, target: Target | None = None, *, sigma: ArrayLike | None = None
     ) -> NextMeasurement:
         """Return how much one more measurement at each candidate is expected to teach; ``.best`` is where to measure.
 
@@ -370,7 +379,8 @@ class Calibration:
         lines = [report.scatter(self.law.y, residuals, curve.sigma, float(draws.noise[0]), learned=prior is not None)]
         if isinstance(draws, PosteriorDraws):
             return lines + report.discrepancy(draws, self.law)
-        return lines + ([] if draws.joint else report.goodness(residuals, curve, len(self.law.names)))
+        joint = isinstance(draws, LeastSquaresDraws) and draws.joint
+        return lines + ([] if joint else report.goodness(residuals, curve, len(self.law.names)))
 
     def _membership(self) -> list[str]:
         """Return what the prior says of the specimen: component, outliers, whether it is of the family, its reach."""
@@ -401,8 +411,9 @@ class Calibration:
 
     def _reach(self) -> float:
         """Return where the drawing ends: where the expected curve has stopped to change, at most six times the data."""
-        if not len(self.curve):
-            return self.batch.prior.x_range[1]
+        prior = self.batch.prior
+        if not len(self.curve) and prior is not None:
+            return prior.x_range[1]
         last = float(self.curve.x.max())
         x = np.linspace(0.0, 6.0 * last, 400)[1:]
         y = self.batch.draws.mean(torch.from_numpy(x))[0]
@@ -414,11 +425,11 @@ def _points(curve: Curve) -> str:
     return f"{len(curve.x)} point{'' if len(curve.x) == 1 else 's'}"
 
 
-def _abscissa(x: np.ndarray) -> Tensor:
+def _abscissa(x: ArrayLike) -> Tensor:
     """Return x as a (points,) float64 tensor; raises ValueError where it is not finite or not flat."""
-    x = np.array(x, dtype=float)  # a copy: torch warns of arrays that it must not write to
-    if x.ndim != 1:
-        raise ValueError(f"x has shape {x.shape}; pass a flat array, (points,)")
-    if not np.isfinite(x).all():
-        raise ValueError(f"x[{int((~np.isfinite(x)).argmax())}] is not finite")
-    return torch.from_numpy(x)
+    at = np.array(x, dtype=float)  # a copy: torch warns of arrays that it must not write to
+    if at.ndim != 1:
+        raise ValueError(f"x has shape {at.shape}; pass a flat array, (points,)")
+    if not np.isfinite(at).all():
+        raise ValueError(f"x[{int((~np.isfinite(at)).argmax())}] is not finite")
+    return torch.from_numpy(at)

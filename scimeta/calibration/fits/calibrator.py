@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import special
 from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.data.points import Measured
+from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Mixture
 from scimeta.calibration.family.prior import Prior
@@ -66,9 +68,9 @@ class Calibrator:
 
     def fit(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
-        sigma: float | np.ndarray | None = None,
+        x: ArrayLike,
+        y: ArrayLike,
+        sigma: ArrayLike | None = None,
         *,
         conditions: Mapping[str, float] | None = None,
         name: str = "specimen",
@@ -106,7 +108,9 @@ class Calibrator:
         found = posterior(family, population, family.points(data))
         shrunk = found.covariance.diagonal(dim1=-2, dim2=-1) / population.variance()
         informed = dict(zip(law.fast, (1.0 - shrunk).clamp(0.0, 1.0).T.numpy(), strict=True))
-        found, departures = (found, None) if family.discrepancy is None else _with_departures(family, data, found)
+        departures = None
+        if family.discrepancy is not None:
+            found, departures = _with_departures(family, family.discrepancy, data, found)
         count, converged = len(found.mode), found.converged.numpy()
         if not converged.all():
             shown = [curve.name for curve, good in zip(curves, converged, strict=True) if not good][:5]
@@ -143,13 +147,15 @@ def _check_numbers(family: Family, population: Mixture, data: Measured) -> None:
     check_numbers(law, centre, {name: sd for name, (_, sd) in own.items()}, data.x)
 
 
-def _with_departures(family: Family, data: Measured, found: Posterior) -> tuple[Posterior, Tensor]:
+def _with_departures(
+    family: Family, discrepancy: Discrepancy, data: Measured, found: Posterior
+) -> tuple[Posterior, Tensor]:
     """Return posteriors with every node several times, and (specimens, nodes, knots) how far the law is off at each."""
 
     def curves(rows: slice) -> Tensor:
         return family.curve(found.nodes[rows], data.x[rows, None])
 
-    departures = family.discrepancy.draw(data.points(family.noise), curves, len(family.law.fast))
+    departures = discrepancy.draw(data.points(family.noise), curves, len(family.law.fast))
     draws = departures.shape[1]  # of every node
     weights = found.weights.repeat(1, draws) / draws
     return found._replace(nodes=found.nodes.repeat(1, draws, 1), weights=weights), departures.flatten(1, 2)

@@ -39,7 +39,7 @@ class Errors(NamedTuple):
     of: Mapping[str, np.ndarray]
     dof: np.ndarray
 
-    def __getitem__(self, rows: Sequence[int]) -> Errors:
+    def rows(self, rows: Sequence[int]) -> Errors:
         """Return the errors of some specimens."""
         return Errors({name: error[rows] for name, error in self.of.items()}, self.dof[rows])
 
@@ -148,7 +148,8 @@ class PosteriorDraws(NamedTuple):
             nodes = law.constrain({name: self.nodes[..., i]})[name]
             mean = (self.weights * nodes).sum(-1, keepdim=True)
             std = (self.weights * (nodes - mean) ** 2).sum(-1).sqrt()
-            result[name] = Interval(*(law.constrain({name: end})[name] for end in ends), std)
+            lower, value, upper = (law.constrain({name: end})[name] for end in ends)
+            result[name] = Interval(lower, value, upper, std)
         return result
 
     def mean(self, x: Tensor) -> np.ndarray:
@@ -157,11 +158,12 @@ class PosteriorDraws(NamedTuple):
 
     def curves(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
         """Yield curves at the nodes, with what the law misses there, and their weights."""
+        departures, discrepancy = self.departures, self.family.discrepancy
         for rows in _slices(self.nodes, x):
             params = dict(zip(self.family.law.names, self.nodes[rows].unbind(-1), strict=True))
             curves = self.family.predicting.curve(params, x)
-            if self.departures is not None:
-                curves = curves + self.departures[rows] @ self.family.discrepancy.basis(x).mT
+            if departures is not None and discrepancy is not None:
+                curves = curves + departures[rows] @ discrepancy.basis(x).mT
             yield curves, self.weights[rows], rows
 
     def quantiles(self, x: Tensor, levels: Sequence[float], *, noise: bool) -> np.ndarray:
@@ -178,11 +180,12 @@ class PosteriorDraws(NamedTuple):
 
     def discrepancy_share(self, x: Tensor) -> np.ndarray:
         """Return (specimens,) the share of the curve's variance that is the law's discrepancy, mean over x."""
-        if self.departures is None:
+        departures, discrepancy = self.departures, self.family.discrepancy
+        if departures is None or discrepancy is None:
             return np.zeros(len(self.mode))
         shares = []
         for whole, weights, rows in self.curves(x):
-            missed = self.departures[rows] @ self.family.discrepancy.basis(x).mT
+            missed = departures[rows] @ discrepancy.basis(x).mT
             own, other = (_variance(part, weights).sum(-1) for part in (missed, whole - missed))
             shares.append(own / (own + other).clamp(min=1e-300))
         return torch.cat(shares).numpy()
@@ -215,8 +218,8 @@ class LeastSquaresDraws(NamedTuple):
 
     def rows(self, rows: Sequence[int]) -> LeastSquaresDraws:
         """Return the draws of some specimens."""
-        own = (part[rows] for part in (self.nodes, self.weights, self.from_data, self.noise, self.best, self.errors))
-        return LeastSquaresDraws(self.law, *own, self.joint)
+        own = self.nodes[rows], self.weights[rows], self.from_data[rows], self.noise[rows], self.best[rows]
+        return LeastSquaresDraws(self.law, *own, self.errors.rows(rows), self.joint)
 
     def intervals(self, tail: float) -> dict[str, Interval]:
         """Return name -> interval of Student's t around the solution."""

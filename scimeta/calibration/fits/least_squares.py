@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from scimeta.calibration.data.curves import Curve, Curves
@@ -55,9 +56,9 @@ class LeastSquares:
 
     def fit(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
-        sigma: float | np.ndarray | None = None,
+        x: ArrayLike,
+        y: ArrayLike,
+        sigma: ArrayLike | None = None,
         *,
         start: Mapping[str, float] | None = None,
         name: str = "specimen",
@@ -132,11 +133,12 @@ class LeastSquares:
 
 def _begin(law: Law, curve: Curve, start: Mapping[str, float] | None) -> tuple[np.ndarray, bool]:
     """Return (parameters,) where the search begins, unconstrained, and whether it is more than a placeholder."""
-    if start is None and law.first_guess is None:
-        return np.zeros(len(law.names)), False
-    values = law.first_guess(curve.x, curve.y) if start is None else start
-    law.require(values)
-    unconstrained = law.unconstrain(values)
+    if start is None:
+        if law.first_guess is None:
+            return np.zeros(len(law.names)), False
+        start = law.first_guess(curve.x, curve.y)
+    law.require(start)
+    unconstrained = law.unconstrain(start)
     return np.array([float(unconstrained[name]) for name in law.names]), True
 
 

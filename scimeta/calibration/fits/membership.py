@@ -120,8 +120,8 @@ def _statistics(family: Family, population: Mixture, points: Points, y: Tensor) 
     wide = Mixture(population.log_shares, population.means.expand(rows, -1, -1), _covariances(population))
     nodes = node_count(family.law) // 4 | 1  # the same for all, so that p is not biased
     found = posterior(family, wide, everywhere, nodes=nodes)
-    parts = found.log_evidence, wide.log_density(found.mode[:, None])[:, 0]
-    return tuple(np.nan_to_num(part.numpy(), nan=-np.inf) for part in parts)
+    readings, parameters = found.log_evidence.numpy(), wide.log_density(found.mode[:, None])[:, 0].numpy()
+    return np.nan_to_num(readings, nan=-np.inf), np.nan_to_num(parameters, nan=-np.inf)
 
 
 def _covariances(population: Mixture) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve
@@ -120,10 +121,10 @@ def next_measurement(
     law: Law,
     curve: Curve,
     draws: Draws,
-    candidates: np.ndarray,
+    candidates: ArrayLike,
     target: Target | None = None,
     *,
-    sigma: float | np.ndarray | None = None,
+    sigma: ArrayLike | None = None,
     reason: str = "",
 ) -> NextMeasurement:
     """Return the score of every candidate; :meth:`Calibration.next_measurement` is the way to call it.
@@ -232,7 +233,7 @@ def _chosen(columns: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     return some.nodes[0], some.weights[0]
 
 
-def _candidates(candidates: np.ndarray) -> np.ndarray:
+def _candidates(candidates: ArrayLike) -> np.ndarray:
     """Return (candidates,) float64; raises ValueError where there is none, or one is not finite."""
     x = np.array(candidates, dtype=float)
     if x.ndim != 1 or not len(x):
@@ -284,13 +285,13 @@ def _target(law: Law, draws: Draws, target: Target | None) -> tuple[str, str, Te
     return label, unit, values
 
 
-def _noise(own: float, x: np.ndarray, sigma: float | np.ndarray | None) -> np.ndarray:
+def _noise(own: float, x: np.ndarray, sigma: ArrayLike | None) -> np.ndarray:
     """Return (candidates,) standard deviation of an ordinary reading."""
     given = own if sigma is None else sigma
     try:
         noise = np.broadcast_to(np.asarray(given, dtype=float), x.shape).copy()
     except ValueError:
-        raise ValueError(f"sigma has shape {np.shape(sigma)}; pass one number, or one for each of {len(x)}") from None
+        raise ValueError(f"sigma has shape {np.shape(given)}; pass one number, or one for each of {len(x)}") from None
     if not (np.isfinite(noise).all() and (noise > 0).all()):
         raise ValueError(f"the noise of the next measurement must be positive and finite; got {given}; pass sigma")
     return noise

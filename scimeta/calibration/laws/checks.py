@@ -32,9 +32,10 @@ def check_law(law: Law, curves: Sequence[Curve]) -> None:
         raise TypeError(f"expected Curves, or a list of Curve; got {type(curves).__name__}: read_curves makes them")
     check_units(curves, law)
     measured = [curve for curve in curves if len(curve)]
-    for curve in measured if law.check is not None else ():
+    for curve in measured:
         try:
-            law.check(curve.x, curve.y)
+            if law.check is not None:
+                law.check(curve.x, curve.y)
         except ValueError as error:
             raise ValueError(f"specimen {curve.name!r}: {error}") from None
     for curve in measured[:1]:

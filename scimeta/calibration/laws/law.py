@@ -131,7 +131,7 @@ class Law:
         """Return natural values from unconstrained ones, each of any shape."""
         return {name: _TO_VALUE[self.parameters[name].support](u) for name, u in unconstrained.items()}
 
-    def unconstrain(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def unconstrain(self, values: Mapping[str, Tensor | float]) -> dict[str, Tensor]:
         """Return unconstrained values from natural ones; raises ValueError outside a support."""
         result = {}
         for name, value in values.items():

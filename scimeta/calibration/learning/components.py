@@ -21,6 +21,7 @@ _FOLDS = 10
 _NODES = 61  # a specimen, to compare numbers of components; what is chosen is then learned with all
 _STARTS = 6
 _FOLD_STARTS = 2  # of the folds, which sort their own specimens anew: none may know those left out
+_MOVES = 19  # of the centres by which specimens are sorted first
 _STEPS = 100
 _ANY = 0.5  # specimens that a component must have if it was asked for; fewer are none
 _STILL = 0.01  # nats that a step must gain to go on
@@ -76,7 +77,7 @@ def chosen_components(past: Past, family: Family, found: Posterior, components: 
     evidence, predicted = _fitted(cloud, 1, 0.0)[1], None
     for count in range(2, min(MOST, len(past.design) // least) + 1):
         fitted, its = _fitted(cloud, count, least)
-        if not its > evidence + GAIN:  # what is not gained on the past itself is not on others
+        if fitted is None or not its > evidence + GAIN:  # what is not gained on the past itself is not on others
             break
         predicted = _held_out(cloud, count - 1) if predicted is None else predicted
         more = _held_out(cloud, count) - predicted
@@ -109,7 +110,7 @@ def _sorted(cloud: Cloud, members: Tensor) -> Family:
 
 def _iterated(cloud: Cloud, family: Family) -> tuple[Family, float]:
     """Return the fixed point of expectation maximisation on the cloud, and the log evidence of all specimens."""
-    before = -np.inf
+    before = total = -np.inf
     for _ in range(_STEPS):
         parts = family.population(cloud.design).log_parts(cloud.nodes) + cloud.log_likelihood
         evidence = parts.logsumexp((0, 2))
@@ -134,14 +135,20 @@ def _splits(cloud: Cloud, count: int, starts: int) -> list[Tensor]:
             square = ((values[:, None] - centres) ** 2).sum(-1).min(1)
             chance = square / square.sum() if square.any() else None  # specimens may be exactly alike
             centres = np.vstack([centres, values[rng.choice(len(values), p=chance)]])
-        for _ in range(20):
-            labels = ((values[:, None] - centres) ** 2).sum(-1).argmin(1)
+        labels = _nearest(values, centres)
+        for _ in range(_MOVES):
             centres = np.array(
                 [values[labels == k].mean(0) if (labels == k).any() else centres[k] for k in range(count)]
             )
+            labels = _nearest(values, centres)
         if not any((labels == other).all() for other in found):
             found.append(labels)
     return [torch.from_numpy(labels) for labels in found]
+
+
+def _nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Return (specimens,) the number of the centre that is nearest to each."""
+    return ((values[:, None] - centres) ** 2).sum(-1).argmin(1)
 
 
 def _held_out(cloud: Cloud, count: int) -> Tensor:
@@ -151,6 +158,7 @@ def _held_out(cloud: Cloud, count: int) -> Tensor:
     for fold in range(folds):
         out = torch.arange(specimens) % folds == fold
         learned = _fitted(cloud.rows(~out), count, 0.0, _FOLD_STARTS)[0]
+        assert learned is not None  # none is too small
         result[out] = _predicted(cloud.rows(out), learned, int((~out).sum()))
     return result
 

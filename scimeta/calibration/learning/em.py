@@ -50,9 +50,10 @@ class Loop(NamedTuple):
 
     def run(self, family: Family, start: Tensor) -> State:
         """Return where the iteration ends."""
-        for _ in range(self.steps):
+        left = self.steps
+        while True:
             found = self.posterior(family, start)
-            start = found.mode
+            start, left = found.mode, left - 1
             updated = maximize(self.past, family, found, hold_means=self.hold_means)
             self.bar.update()
             if change(family, updated) < self.tolerance:
@@ -62,18 +63,21 @@ class Loop(NamedTuple):
                     return State(family, found, True, self.hold_means)
                 start = torch.where(better[:, None], fresh.mode, start)
             family = updated
-        return State(family, found, False, self.hold_means)
+            if left < 1:
+                return State(family, found, False, self.hold_means)
 
     def trial(self, family: Family, start: Tensor, steps: int) -> State:
         """Return where few iterations with few nodes lead, to see whether more are worth their price."""
-        for _ in range(steps):
-            found = self.posterior(family, start, _TRIAL_NODES)
+        left = steps
+        while True:
+            found, left = self.posterior(family, start, _TRIAL_NODES), left - 1
             start, updated = found.mode, maximize(self.past, family, found, hold_means=self.hold_means)
             self.bar.update()
             if change(family, updated) < _TRIAL_TOLERANCE:
                 return State(family, found, True, self.hold_means)
             family = updated
-        return State(family, found, False, self.hold_means)
+            if left < 1:
+                return State(family, found, False, self.hold_means)
 
     def some(self, rows: Tensor) -> Loop:
         """Return the iteration on some of the specimens."""

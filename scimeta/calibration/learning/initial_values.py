@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +31,7 @@ def first_family(law: Law, past: Past, curves: Sequence[Curve]) -> tuple[Tensor,
     alone = Family.gaussian(free, np.zeros((1, len(law.names))), np.eye(len(law.names)), 1.0)
     spread = max(float(data.y[data.mask].std(correction=0)), 1e-300)
     points = data.points(0.1 * spread)
-    start = _search(alone, points) if law.first_guess is None else _guessed(free, curves)
+    start = _search(alone, points) if law.first_guess is None else _guessed(free, law.first_guess, curves)
     finite = torch.isfinite(alone.curve(start, data.x)).all(-1)
     if not finite.all():
         name = curves[int(finite.byte().argmin())].name
@@ -77,9 +77,9 @@ def _alike(family: Family, modes: Tensor, points: Points) -> Tensor:
     return torch.where(good[:, None], again.mode, modes)
 
 
-def _guessed(law: Law, curves: Sequence[Curve]) -> Tensor:
+def _guessed(law: Law, first_guess: Callable[..., Mapping[str, float]], curves: Sequence[Curve]) -> Tensor:
     """Return (specimens, parameters): the law's first guess at every specimen."""
-    guesses = [law.first_guess(curve.x, curve.y) for curve in curves]
+    guesses = [first_guess(curve.x, curve.y) for curve in curves]
     free = law.unconstrain({n: torch.tensor([g[n] for g in guesses], dtype=torch.float64) for n in law.names})
     return torch.stack(list(free.values()), -1)
 

@@ -31,7 +31,7 @@ def maximize(past: Past, family: Family, found: Posterior, *, hold_means: bool =
         shared, errors = moved_shared(past, family, found)
         updated = replace(updated, shared=shared, shared_errors=errors)
     if family.discrepancy is not None:  # it takes up what changes of the misfit would
-        discrepancy, noise = _discrepancy(past, family, found, hold_means)
+        discrepancy, noise = _discrepancy(past, family, family.discrepancy, found, hold_means)
         return replace(updated, discrepancy=discrepancy, noise=noise)
     noise, outliers = _noise(past, family, found)
     misfit = None if family.misfit is None else learned_misfit(past, family, found)
@@ -101,9 +101,10 @@ def _least_noise(past: Past) -> float:
     return 1e-6 * float(past.data.y[past.data.mask].abs().max())
 
 
-def _discrepancy(past: Past, family: Family, found: Posterior, hold_means: bool) -> tuple[Discrepancy, float]:
-    """Return the discrepancy that the posteriors suggest, and the noise around it."""
-    discrepancy = family.discrepancy
+def _discrepancy(
+    past: Past, family: Family, discrepancy: Discrepancy, found: Posterior, hold_means: bool
+) -> tuple[Discrepancy, float]:
+    """Return the discrepancy that the posteriors suggest in place of the family's, and the noise around it."""
 
     def at_nodes(rows: slice) -> Tensor:
         return family.curve(found.nodes[rows], past.data.x[rows, None])

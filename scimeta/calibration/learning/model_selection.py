@@ -77,9 +77,10 @@ def _settled_outliers(loop: Loop, state: State, glimpsed: State) -> State | None
 
 def _scattered(past: Past, state: State) -> bool:
     """Return True if the wrong points are few and alone."""
-    wrong, share = wrong_points(past, state.family, state.found), state.family.outliers.share
+    wrong, outliers = wrong_points(past, state.family, state.found), state.family.outliers
+    assert outliers is not None  # wrong points are told by them
     neighbours = float((wrong[:, 1:] * wrong[:, :-1]).sum()) / max(float(wrong.sum()), 1e-300)
-    return neighbours < _ALONE + share and share < _MOST_WRONG
+    return neighbours < _ALONE + outliers.share and outliers.share < _MOST_WRONG
 
 
 def _gathered(past: Past, state: State) -> bool:
@@ -89,7 +90,7 @@ def _gathered(past: Past, state: State) -> bool:
     points, found = (np.bincount(third, weights=w, minlength=3) for w in (np.ones_like(wrong), wrong))
     share = wrong.mean()
     distance = ((found - share * points) ** 2 / (share * (1.0 - share) * points.clip(min=1.0))).sum()
-    return stats.chi2.sf(distance, 2) < _CHANCE_GATHERED
+    return bool(stats.chi2.sf(distance, 2) < _CHANCE_GATHERED)
 
 
 def _with_components(loop: Loop, state: State, components: int | Literal["auto"]) -> State:
@@ -169,8 +170,9 @@ def _moved(past: Past, family: Family) -> Family:
 
 def expected(past: Past, family: Family) -> Family:
     """Return the family, of one component, as wide as a new specimen is expected to spread."""
-    wider = widening(*past.design.shape, len(family.law.fast))
-    discrepancy = family.discrepancy and family.discrepancy.predictive(len(past.design))
+    specimens, regressors = past.design.shape
+    wider = widening(specimens, regressors, len(family.law.fast))
+    discrepancy = family.discrepancy and family.discrepancy.predictive(specimens)
     return replace(family, covariances=wider * family.covariances, discrepancy=discrepancy)
 
 

@@ -77,7 +77,7 @@ class Proposal(NamedTuple):
     def _log_density(self, nodes: Tensor) -> Tensor:
         """Return (specimens, nodes): log of the sum over the centres."""
         constant = nodes.shape[-1] * float(stats.t.logpdf(0.0, _PROPOSAL_DOF))
-        density = 0.0
+        density = torch.zeros_like(nodes[..., 0])
         for h in range(self.share.shape[1]):
             scale = self.scale[:, h]
             offset = torch.linalg.solve_triangular(scale, (nodes - self.centre[:, h, None]).mT, upper=False)

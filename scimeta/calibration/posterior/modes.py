@@ -228,7 +228,9 @@ def _from_afar(search: _Search, specimen: Tensor, component: int) -> Modes:
     residual = search.family.curve(begin, points.x) - points.y
     size = residual.abs().masked_fill(points.inverse_sd == 0, torch.nan)
     near = (2.0 * size.nanmedian(-1, keepdim=True).values) ** 2  # the start is off by about as much
-    ordinary, wrong = search.family.outliers.parts(residual, points.inverse_sd, near)
+    outliers = search.family.outliers
+    assert outliers is not None  # else no point is wrong
+    ordinary, wrong = outliers.parts(residual, points.inverse_sd, near)
     found = _solved(search, specimen, component, (wrong > ordinary) & (points.inverse_sd > 0), begin)
     for _ in range(3):
         wrong = _odds(search, found) > 0.0
@@ -245,6 +247,7 @@ def _odds(search: _Search, at: Modes) -> Tensor:
     Each point is left out in turn, by the closed form of linear least squares.
     """
     family, outliers = search.family, search.family.outliers
+    assert outliers is not None  # else no point is wrong
     x, y, inverse_sd = search.believed(at.specimen, at.wrong)
     curve, by = family.linearized(at.mode, x)
     jac = torch.stack([by[name] for name in family.law.fast], -1)  # (modes, points, fast)

@@ -96,4 +96,4 @@ def _check_limits(arm: Arm, q: Tensor) -> None:
 
 def _first(arm: Arm, bad: Tensor) -> str:
     """Name of the first joint that is bad anywhere; bad (..., n)."""
-    return arm.joints[bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0].item()]
+    return arm.joints[int(bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[0])]

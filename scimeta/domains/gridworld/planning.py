@@ -89,7 +89,7 @@ def value_iteration(
     if not tolerance >= 0:
         raise ValueError(f"value_iteration: tolerance must be 0 or more; got {tolerance}")
     gain = mean_rewards(transitions, rewards, per)
-    values, converged, step = np.zeros_like(gain[:, 0]), False, 0
+    values, left, converged, step = np.zeros_like(gain[:, 0]), np.inf, False, 0
     # Rounding alone moves each sweep by a few units in the last place; asking for less would never end.
     tolerance = max(tolerance, 2 * np.finfo(float).eps / (1 - gamma))
     while not converged and step < steps:

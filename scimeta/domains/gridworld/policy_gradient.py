@@ -106,10 +106,10 @@ def goal_tasks(transitions: Transitions, goals: ndarray, dtype: torch.dtype = to
     tensor([[0., 1.],
             [0., 1.]], dtype=torch.float64)
     """
-    goals = torch.from_numpy(check_goals(transitions, goals, "goal_tasks"))
+    places = torch.from_numpy(check_goals(transitions, goals, "goal_tasks"))
 
     def draw(number: int, generator: torch.Generator) -> Task:
-        chosen = goals[torch.randint(len(goals), (number,), generator=generator)]
+        chosen = places[torch.randint(len(places), (number,), generator=generator)]
         rewards = torch.nn.functional.one_hot(chosen, transitions.states).to(dtype)
         return Task(rewards, rewards)
 

@@ -171,12 +171,12 @@ def train_sampled(
         raise ValueError(
             f"train_sampled: the learner must take one inner step, from its own walks; got {learner.adapt.steps}"
         )
-    goals = torch.from_numpy(check_goals(sampler.transitions, goals, "train_sampled"))
+    places = torch.from_numpy(check_goals(sampler.transitions, goals, "train_sampled"))
     meta = Meta(*({name: value.detach().clone() for name, value in part.items()} for part in learner.meta))
     leaves = [value for part in meta for value in part.values()]
     optimizer, losses = torch.optim.Adam(leaves, lr=lr), []
     for step in tqdm(range(steps), desc=f"{learner.name}, walks", delay=2, disable=None):
-        chosen = goals[torch.randint(len(goals), (tasks_per_step,), generator=generator)]
+        chosen = places[torch.randint(len(places), (tasks_per_step,), generator=generator)]
         task = _both(learner, meta, sampler, chosen, logits, generator)
         _, gradient = learner.meta_gradient(meta, task, step)
         for leaf, grad in zip(leaves, [value for part in gradient for value in part.values()], strict=True):

@@ -28,9 +28,11 @@ class Agents(Protocol):
 
     def reset(self, rng: np.random.Generator) -> ndarray:
         """Put all agents on new states and return them, (agents,)."""
+        ...
 
     def step(self, actions: ndarray) -> ndarray:
         """Move every agent by its action (agents,) and return the states, (agents,)."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
