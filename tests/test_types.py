@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGURATION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pyright"]
-EXCEPTIONS = 65  # so many files are listed: lower it with each that is mended, never raise it
+EXCEPTIONS = 64  # so many files are listed: lower it with each that is mended, never raise it
 
 
 @pytest.mark.parametrize("package", ["scimeta", "simulators"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from sklearn.utils import check_array, column_or_1d
 
 
@@ -63,16 +64,16 @@ def check_target(y: ndarray, Z: ndarray) -> ndarray:
     return numbers
 
 
-def check_groups(groups: Sequence, rows: int, what: str, least: int = 2) -> tuple[tuple[str, ...], ndarray]:
+def check_groups(groups: ArrayLike, rows: int, what: str, least: int = 2) -> tuple[tuple[str, ...], ndarray]:
     """Return the names of the groups, sorted, and the number of each row's group (n,).
 
     Raises:
         ValueError: not one a row, fewer than two groups, or a group of fewer rows than ``least``.
     """
-    groups = np.asarray(groups)
-    if groups.shape != (rows,):
-        raise ValueError(f"{what} must be ({rows},), one a row; got shape {groups.shape}")
-    names, numbers = numbered(groups, what)
+    given = np.asarray(groups)
+    if given.shape != (rows,):
+        raise ValueError(f"{what} must be ({rows},), one a row; got shape {given.shape}")
+    names, numbers = numbered(given, what)
     sizes = np.bincount(numbers)
     if len(names) < 2:
         raise ValueError(f"{what} must be two or more different ones; got only {names.tolist()}")
@@ -82,7 +83,7 @@ def check_groups(groups: Sequence, rows: int, what: str, least: int = 2) -> tupl
     return tuple(map(str, names)), numbers
 
 
-def numbered(labels: Sequence, what: str) -> tuple[ndarray, ndarray]:
+def numbered(labels: ArrayLike, what: str) -> tuple[ndarray, ndarray]:
     """Return the different labels, sorted, and the number of each row's (n,).
 
     Raises:
@@ -91,11 +92,11 @@ def numbered(labels: Sequence, what: str) -> tuple[ndarray, ndarray]:
     >>> numbered(["b", "a", "b"], "groups")
     (array(['a', 'b'], dtype='<U1'), array([1, 0, 1]))
     """
-    labels = column_or_1d(check_array(labels, ensure_2d=False, dtype=None, input_name=what))
+    flat = column_or_1d(check_array(labels, ensure_2d=False, dtype=None, input_name=what))
     try:
-        return np.unique(labels, return_inverse=True)
+        return np.unique(flat, return_inverse=True)
     except TypeError as error:
-        kinds = ", ".join(sorted({type(label).__name__ for label in labels}))
+        kinds = ", ".join(sorted({type(label).__name__ for label in flat}))
         raise ValueError(
             f"{what} mixes {kinds}; make all of one kind, and leave out the rows for which it is missing"
         ) from error

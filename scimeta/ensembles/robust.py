@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 
 from scimeta.ensembles.blend import Blend
@@ -119,9 +120,7 @@ def group_dro(Z: ndarray, y: ndarray, attribute: Sequence, names: Sequence[str] 
     return _least_worst(Z, y, cells, names, "groups label x attribute")
 
 
-def environment_dro(
-    Z: ndarray, y: ndarray, environments: Sequence | ndarray, names: Sequence[str] | None = None
-) -> RobustBlend:
+def environment_dro(Z: ndarray, y: ndarray, environments: ArrayLike, names: Sequence[str] | None = None) -> RobustBlend:
     """Return the blend of least risk in the worst environment,
 
         min_w max_e R_e(w),    w >= 0,
@@ -151,7 +150,7 @@ def environment_dro(
     return _least_worst(Z, check_target(y, Z), environments, names, "environments")
 
 
-def _least_worst(Z: ndarray, y: ndarray, groups: Sequence | ndarray, names: tuple[str, ...], what: str) -> RobustBlend:
+def _least_worst(Z: ndarray, y: ndarray, groups: ArrayLike, names: tuple[str, ...], what: str) -> RobustBlend:
     """Return the blend that minimises the largest of the groups' risks: a smooth convex problem with one more unknown,
     t, the bound on all risks."""
     found, where = check_groups(groups, len(Z), what, _LEAST_ROWS)
