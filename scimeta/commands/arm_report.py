@@ -39,7 +39,7 @@ def masses(table: pd.DataFrame, level: float) -> str:
         if np.isnan(row["mass_lower"]):
             interval = f"withheld, {row['residual']:.3g}x"
         lines.append(f"{row['trial']:<{width}}  {row['mass']:9.4f}  {interval:<18}{true}{com}  {row['condition']:.0f}")
-    withheld = int(table["mass_lower"].isna().sum())
+    withheld = int(table["mass_lower"].isna().to_numpy().sum())
     last = [f"... and {len(table) - _MOST} more; --csv writes all"] * (len(table) > _MOST)
     if withheld:
         last.append(f"withheld: {withheld} of {len(table)}, where the torques left over are so many times their noise")

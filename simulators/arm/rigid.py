@@ -36,8 +36,8 @@ def inverse_dynamics(
 
 def payload_regressor(chain: Chain, q: ndarray, qd: ndarray, qdd: ndarray) -> ndarray:
     """Return (..., n, 10), the torques of a unit of each of the payload's ten parameters: tau_payload = Y phi."""
-    axes = [np.asarray(x, dtype=float)[..., None, :] for x in (q, qd, qdd)]
-    return np.swapaxes(_newton_euler(chain, *axes, np.eye(10), chain.gravity, links=False), -1, -2)
+    q, qd, qdd = (np.asarray(x, dtype=float)[..., None, :] for x in (q, qd, qdd))
+    return np.swapaxes(_newton_euler(chain, q, qd, qdd, np.eye(10), chain.gravity, links=False), -1, -2)
 
 
 def mass_matrix(chain: Chain, q: ndarray, payload: Payload | ndarray | None = None) -> ndarray:

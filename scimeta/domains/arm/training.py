@@ -107,6 +107,7 @@ def learn_to_weigh(
         return weigher
     with unsaid():  # they are what is usual
         found = weigher.weigh(select_tasks(log, kept))
+    assert found.residual is not None  # a weigher always tells it
     mass, sd = found.mass, found.covariance[:, 0, 0].sqrt()
     table = torch.stack((kept.to(mass), known[kept, 0], mass, sd), 1)
     misses = ((mass - known[kept, 0]) / sd).abs().sort().values

@@ -89,11 +89,13 @@ class Weigher:
             check_same(self.movement.q, log.q)
         single = log.q.ndim == 2
         found = self._step(Log(*(values[None] for values in log)) if single else log, test)
+        residual = found.residual
+        assert residual is not None  # the step tells it
         if single:
-            residual = Residual(*(values[0] for values in found.residual))
+            residual = Residual(*(values[0] for values in residual))
             found = Weighing(*(values[0] for values in found[:3]), residual=residual)
         warn_unobservable(log, found.condition, 10)
-        warn_above_noise(found.residual)
+        warn_above_noise(residual)
         return found._replace(misses=self.misses)
 
     def compare(self, log: Log, true_mass: Tensor | None = None) -> pd.DataFrame:

@@ -122,7 +122,7 @@ class Weighing(NamedTuple):
         half = (table["mass_upper"] - table["mass_lower"]) / 2
         withheld = self.withheld.reshape(-1).tolist()
         lines = [f"{'trial':>5}  {'mass [kg], 90 % interval':<34}{'centre of mass [mm]':<30}condition"]
-        for trial, row in table.head(20).iterrows():
+        for trial, (_, row) in enumerate(table.head(20).iterrows()):
             mass = f"{row['mass']:.4f} +- {half[trial]:.4f}  [{row['mass_lower']:.4f}, {row['mass_upper']:.4f}]"
             if withheld[trial]:
                 mass = f"{row['mass']:.4f}  withheld: residual {row['residual']:.3g}x"
