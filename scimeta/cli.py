@@ -177,16 +177,16 @@ def _fit(options: argparse.Namespace) -> None:
         raise ValueError(f"fit takes a prior and a table, got only {options.prior}: scimeta fit PRIOR.json NEW.csv")
     report = check_outputs([options.prior, options.csv], [options.table], options.plot)
     if options.prior is None:
-        fits, draw = shipped_example.fits(options.level, report)
+        fits, text, draw = shipped_example.example(options.level)
     else:
         law = _law_of_prior(options)
         prior = Prior.load(options.prior, law)
         curves = _curves(options, law, tuple(dict.fromkeys((*prior.conditions, *_names(options.conditions)))))
         fits = Calibrator(law, prior, options.level).fit_many(curves)
         result = fits[0] if len(fits) == 1 else fits
-        draw = result.plot
-        say(result, report)
+        text, draw = str(result), result.plot
     image = picture(draw, options.plot)
+    say(text, report)
     write_table(options.table, fits.to_frame, "estimates", report)
     write(options.plot, image, "figure", report)
 

@@ -96,7 +96,7 @@ def test_the_notice_that_the_bainite_licence_asks_for_is_there():
 
 def test_an_unknown_table_is_answered_with_the_list():
     assert datasets.path("jmak_new_alloy.csv") == datasets.path("jmak_new_alloy")
-    with pytest.raises(ValueError, match="Unknown table 'iris'; there are bainite_dilatometry, jmak_alloys, "):
+    with pytest.raises(ValueError, match="Unknown table 'iris'; there are bainite_dilatometry, hydride_absorption, "):
         datasets.path("iris")
 
 

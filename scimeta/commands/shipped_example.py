@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import IO, TYPE_CHECKING
-
-from scimeta.commands.outputs import say
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,12 +15,25 @@ if TYPE_CHECKING:
 _READINGS = 4  # up to 5 s
 
 
-def fits(level: float, report: IO[str]) -> tuple[Calibrations, Callable[[], Axes]]:
-    """Return the fit of the first run of batch H, with what batches D to G say, and what draws it.
+class Example(NamedTuple):
+    """The example that ships.
+
+    Attributes:
+        fits: of the one run, with what batches D to G say.
+        text: what to print.
+        draw: draws it, with the later readings and least squares.
+    """
+
+    fits: Calibrations
+    text: str
+    draw: Callable[[], Axes]
+
+
+def example(level: float) -> Example:
+    """Return the fit of the first run of batch H from its readings up to 5 s.
 
     Args:
         level: probability of the intervals.
-        report: where the text goes.
     """
     from scimeta import datasets
     from scimeta.calibration.fits.calibrator import Calibrator
@@ -32,16 +43,14 @@ def fits(level: float, report: IO[str]) -> tuple[Calibrations, Callable[[], Axes
 
     past, run = datasets.hydride_absorption("DEFG"), datasets.hydride_absorption("H")[0]
     seen = run.head(_READINGS)
-    say(
-        f"hydrogen uptake of an AB2 alloy (measured; CC BY 4.0, data/README.md): {len(past)} past runs of batches D to "
-        f"G;\nthe first run of batch H, {run.name}, from its {_READINGS} readings up to {seen.x[-1]:.1f} s\n",
-        report,
-    )
     found = Calibrator(JMAK, learn_prior(JMAK, past), level).fit_many([seen])
     alone = LeastSquares(JMAK, level).fit_many([seen])[0]
-    say(found[0], report)
-    say(_compared(found[0], alone, run), report)
-    return found, partial(_draw, found[0], alone, run)
+    text = (
+        f"hydrogen uptake of an AB2 alloy (measured; CC BY 4.0, data/README.md): {len(past)} past runs of batches D to "
+        f"G;\nthe first run of batch H, {run.name}, from its {_READINGS} readings up to {seen.x[-1]:.1f} s\n\n"
+        f"{found[0]}\n{_compared(found[0], alone, run)}"
+    )
+    return Example(found, text, partial(_draw, found[0], alone, run))
 
 
 def _compared(fit: Calibration, alone: Calibration, run: Curve) -> str:

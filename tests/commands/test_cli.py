@@ -67,7 +67,15 @@ def test_without_arguments_fit_runs_the_shipped_example(
     monkeypatch.chdir(tmp_path)
     assert main(["fit"]) == 0
     said = capsys.readouterr()
-    for text in ("60 past alloys", "A61 | 4 points", "90% interval", "data : prior", "solve: converged", "fit.png"):
+    for text in (
+        "41 past runs of batches D to G",
+        "H-abs-03a | 4 points",
+        "90% interval",
+        "data : prior",
+        "solve: converged",
+        "from all 224 readings with n = 0.8: 0.08794 1/s (the unit of time is inferred)",
+        "fit.png",
+    ):
         assert text in said.out
     assert said.err == ""
     assert [path.name for path in tmp_path.iterdir()] == ["fit.png"]

@@ -126,7 +126,7 @@ def test_one_inner_step_lands_on_the_posterior_mean_of_the_weights() -> None:
     adapted = learner.adapt(learner.meta._replace(init=init), support)["weights"]
     phi = cell_features(apply, init, support.looks).numpy()
     prior = goal_prior(np.stack([centre - 1, centre + 1]), noise=0.3)  # replaced: unit covariance, no specimens
-    prior = type(prior)(prior.law, centre[None], np.eye(FEATURES), 0.3)
+    prior = prior.by_hand(prior.law, centre[None], np.eye(FEATURES), 0.3)
     np.testing.assert_allclose(adapted, learn_weights(phi, rewards, prior, 0.3).mean, rtol=1e-9)
 
 
