@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 
@@ -96,3 +97,13 @@ def probability(level: float) -> float:
     if not 0.0 < level < 1.0:
         raise ValueError(f"level must lie between 0 and 1; got {level} (0.9 for 90 %)")
     return float(level)
+
+
+def abscissa(x: ArrayLike) -> Tensor:
+    """Return x as a (points,) float64 tensor; raises ValueError where it is not finite or not flat."""
+    at = np.array(x, dtype=float)  # a copy: torch warns of arrays that it must not write to
+    if at.ndim != 1:
+        raise ValueError(f"x has shape {at.shape}; pass a flat array, (points,)")
+    if not np.isfinite(at).all():
+        raise ValueError(f"x[{int((~np.isfinite(at)).argmax())}] is not finite")
+    return torch.from_numpy(at)

@@ -19,9 +19,8 @@ from scimeta.calibration.fits.arviz import arviz_draws
 from scimeta.calibration.fits.draws import Draws, LeastSquaresDraws, PosteriorDraws
 from scimeta.calibration.fits.membership import Membership, memberships
 from scimeta.calibration.fits.next_measurement import NextMeasurement, Target, next_measurement
-from scimeta.calibration.intervals import Band, Estimate, probability
+from scimeta.calibration.intervals import Band, Estimate, abscissa, probability
 from scimeta.calibration.laws.law import Law
-from scimeta.plots import axes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +118,7 @@ class Calibrations(Sequence["Calibration"]):
         Args:
             x: (points,), in the unit of the law's x; non-finite values raise ValueError.
         """
-        at = _abscissa(x)
+        at = abscissa(x)
         if self.prior is not None:
             self.prior.reach.warn_beyond(at.numpy(), "prediction")
         return self.draws.mean(at)
@@ -133,7 +132,7 @@ class Calibrations(Sequence["Calibration"]):
             noise: True for where a new measurement falls (adds all of the noise), False for the curve itself (adds
                 only the specimen's own smooth departure from the law).
         """
-        at, level = _abscissa(x), probability(self.level if level is None else level)
+        at, level = abscissa(x), probability(self.level if level is None else level)
         if self.prior is not None:
             self.prior.reach.warn_beyond(at.numpy(), "band")
         return self._band(at, level, noise=noise)
@@ -197,17 +196,10 @@ class Calibrations(Sequence["Calibration"]):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points and the expected curve of every specimen; returns the axes."""
-        ax = axes(ax, self.law.x, self.law.y)
         every = np.concatenate([curve.x for curve in self.curves])
         stop = every.max() if len(every) or self.prior is None else self.prior.x_range[1]
         x = np.linspace(every.min(initial=0.0), stop, 200)
-        for i, (curve, y) in enumerate(zip(self.curves, self.draws.mean(torch.from_numpy(x)), strict=True)):
-            label = curve.name if len(self) <= 10 else None
-            ax.plot(x, y, color=f"C{i % 10}", lw=1.2, alpha=1.0 if len(self) <= 10 else 0.5, label=label)
-            ax.plot(curve.x, curve.y, "o", color=f"C{i % 10}", ms=4)
-        if len(self) <= 10:
-            ax.legend(frameon=False)
-        return ax
+        return report.draw_many(self.law, self.curves, x, self.draws.mean(torch.from_numpy(x)), ax)
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,14 +333,7 @@ class Calibration:
 
     def outlier_probability(self) -> np.ndarray:
         """Return (points,): the probability that each measurement is an outlier; 0 where the prior knows of none."""
-        draws, curve = self.batch.draws, self.curve
-        if draws.outliers is None or not len(curve):
-            return np.zeros(len(curve.x))
-        sigma = np.full(len(curve.x), np.nan) if curve.sigma is None else curve.sigma
-        inverse_sd = torch.from_numpy(1.0 / np.where(np.isfinite(sigma), sigma, draws.noise[0]))
-        y, weights, _ = next(draws.curves(torch.tensor(curve.x)))
-        chance = draws.outliers.probability(y - torch.tensor(curve.y), inverse_sd)
-        return (weights[..., None] * chance).sum(1)[0].numpy()
+        return outlier_probability(self.batch.draws, self.curve)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a parameter: value, lower, upper, unit, std, from_data, reason."""
@@ -360,7 +345,7 @@ class Calibration:
     def __str__(self) -> str:
         batch = self.batch
         said = report.Report(
-            f"{self.law.name} | {self.curve.name} | {_points(self.curve)} | {batch.source}",
+            f"{self.law.name} | {self.curve.name} | {report.points(self.curve)} | {batch.source}",
             tuple(self.estimates.values()),
             batch.prior is not None,
             self.correlation() if batch.draws.nodes.shape[1] > 1 else None,
@@ -397,39 +382,16 @@ class Calibration:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points, the expected curve and its band; returns the axes."""
-        x = torch.linspace(float(self.curve.x.min(initial=0.0)), self._reach(), 300, dtype=torch.float64)
+        mean, prior = self.batch.draws.mean, self.batch.prior
+        stop = report.reach(self.curve.x, mean) if len(self.curve) or prior is None else prior.x_range[1]
+        x = torch.linspace(float(self.curve.x.min(initial=0.0)), stop, 300, dtype=torch.float64)
         band = None if self.batch.reasons[0] else self.batch._band(x, self.batch.level)
         return report.draw(
             self.law,
             self.curve,
             tuple(self.estimates.values()),
-            (x.numpy(), self.batch.draws.mean(x)[0]),
+            (x.numpy(), mean(x)[0]),
             band and band._replace(lower=band.lower[0], upper=band.upper[0]),
             self.outlier_probability() > 0.5,
             ax,
         )
-
-    def _reach(self) -> float:
-        """Return where the drawing ends: where the expected curve has stopped to change, at most six times the data."""
-        prior = self.batch.prior
-        if not len(self.curve) and prior is not None:
-            return prior.x_range[1]
-        last = float(self.curve.x.max())
-        x = np.linspace(0.0, 6.0 * last, 400)[1:]
-        y = self.batch.draws.mean(torch.from_numpy(x))[0]
-        moving = np.abs(y - y[-1]) > 0.02 * max(np.ptp(y), 1e-300)
-        return max(1.1 * last, float(x[moving][-1]) if moving.any() else last)
-
-
-def _points(curve: Curve) -> str:
-    return f"{len(curve.x)} point{'' if len(curve.x) == 1 else 's'}"
-
-
-def _abscissa(x: ArrayLike) -> Tensor:
-    """Return x as a (points,) float64 tensor; raises ValueError where it is not finite or not flat."""
-    at = np.array(x, dtype=float)  # a copy: torch warns of arrays that it must not write to
-    if at.ndim != 1:
-        raise ValueError(f"x has shape {at.shape}; pass a flat array, (points,)")
-    if not np.isfinite(at).all():
-        raise ValueError(f"x[{int((~np.isfinite(at)).argmax())}] is not finite")
-    return torch.from_numpy(at)

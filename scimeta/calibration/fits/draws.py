@@ -10,6 +10,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
+from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.intervals import weighted_quantiles
@@ -244,6 +245,17 @@ class LeastSquaresDraws(NamedTuple):
                 y = y + normal_nodes(y.shape[1])[:, None] * torch.from_numpy(self.noise[rows])[:, None, None]
             ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], levels)))
         return torch.cat(ends, 1).numpy()
+
+
+def outlier_probability(draws: Draws, curve: Curve) -> np.ndarray:
+    """Return (points,): the probability that each measurement of the first specimen is an outlier, over the draws."""
+    if draws.outliers is None or not len(curve):
+        return np.zeros(len(curve))
+    sigma = np.full(len(curve), np.nan) if curve.sigma is None else curve.sigma
+    inverse_sd = torch.from_numpy(1.0 / np.where(np.isfinite(sigma), sigma, draws.noise[0]))
+    y, weights, _ = next(draws.curves(torch.tensor(curve.x)))
+    chance = draws.outliers.probability(y - torch.tensor(curve.y), inverse_sd)
+    return (weights[..., None] * chance).sum(1)[0].numpy()
 
 
 def _slices(nodes: Tensor, x: Tensor) -> Iterator[slice]:

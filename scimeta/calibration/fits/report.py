@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
@@ -18,6 +19,7 @@ from scimeta.plots import axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_NAMED = 10  # specimens; more names than this hide what they explain
 _SURPRISING = 0.01  # probability below which the report asks whether the specimen is one of the family
 
 
@@ -75,6 +77,11 @@ def _row(estimate: Estimate) -> tuple[str, ...]:
     )
     std = "-" if not np.isfinite(estimate.std) else f"{estimate.std:.2g}"
     return estimate.name, f"{estimate.value:.4g}", std, interval, estimate.unit, share
+
+
+def points(curve: Curve) -> str:
+    """Return how many points a specimen has, in words."""
+    return f"{len(curve)} point{'' if len(curve) == 1 else 's'}"
 
 
 def scatter(y: Axis, residuals: np.ndarray, sigma: np.ndarray | None, noise: float, *, learned: bool) -> str:
@@ -174,4 +181,38 @@ def draw(
         ax.plot(curve.x[wrong], curve.y[wrong], "o", color="C3", ms=5, label="probably outliers", zorder=4)
     ax.set_title("   ".join(str(e).split(" (")[0] for e in estimates), fontsize="medium")
     ax.legend(frameon=False)
+    return ax
+
+
+def reach(seen: np.ndarray, mean: Callable[[Tensor], np.ndarray]) -> float:
+    """Return where a drawing ends: where the expected curve has stopped to change, at most six times the data.
+
+    Args:
+        seen: (points,) x of the measurements.
+        mean: x (points,) -> (1, points), the expected curve.
+    """
+    last = float(seen.max())
+    x = np.linspace(0.0, 6.0 * last, 400)[1:]
+    y = mean(torch.from_numpy(x))[0]
+    moving = np.abs(y - y[-1]) > 0.02 * max(np.ptp(y), 1e-300)
+    return max(1.1 * last, float(x[moving][-1]) if moving.any() else last)
+
+
+def draw_many(law: Law, curves: Sequence[Curve], x: np.ndarray, y: np.ndarray, ax: Axes | None) -> Axes:
+    """Draw the points and the expected curve of every specimen; returns the axes.
+
+    Args:
+        law: the fitted law.
+        curves: the specimens.
+        x: (points,).
+        y: (specimens, points), expected there.
+        ax: where to draw; new axes if None.
+    """
+    ax, few = axes(ax, law.x, law.y), len(curves) <= _NAMED
+    for i, (curve, expected) in enumerate(zip(curves, y, strict=True)):
+        label = curve.name if few else None
+        ax.plot(x, expected, color=f"C{i % 10}", lw=1.2, alpha=1.0 if few else 0.5, label=label)
+        ax.plot(curve.x, curve.y, "o", color=f"C{i % 10}", ms=4)
+    if few:
+        ax.legend(frameon=False)
     return ax
