@@ -16,7 +16,7 @@ from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits import report
 from scimeta.calibration.fits.arviz import arviz_draws
-from scimeta.calibration.fits.draws import Draws, LeastSquaresDraws, PosteriorDraws
+from scimeta.calibration.fits.draws import Draws, LeastSquaresDraws, PosteriorDraws, outlier_probability
 from scimeta.calibration.fits.membership import Membership, memberships
 from scimeta.calibration.fits.next_measurement import NextMeasurement, Target, next_measurement
 from scimeta.calibration.intervals import Band, Estimate, abscissa, probability
