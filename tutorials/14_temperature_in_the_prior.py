@@ -100,6 +100,7 @@ def band_of_k(prior: Prior, celsius: np.ndarray) -> np.ndarray:
     return np.stack([k[part] for part in ("value", "lower", "upper")])
 
 
+warnings.filterwarnings("default", message=".* is extrapolated")  # shown here, also where warnings are errors
 straight = learn_prior(JMAK, past, conditions=["temperature"])
 grid = np.linspace(95.0, 170.0, 16)
 figure, ax = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
