@@ -148,8 +148,8 @@ figure.savefig(folder / "2_three_samples.png", dpi=150)
 # misses, and the error of a measurement. A level that only falls crosses 3 mg/L later than t exactly if it lies above
 # 3 mg/L at t, so that the band's lower end crosses where the interval begins, and its upper end where it ends.
 #
-# Each patient was sampled on, to 24 hours. The samples on either side of 3 mg/L say when the level was there, along the
-# straight line that elimination of first order is on a logarithmic scale; where the last one is still above, later.
+# Each patient was sampled on, for a day. The samples on either side of 3 mg/L say when the level was there, along the
+# straight line that elimination of first order is on a logarithmic scale. A time beyond the day is called infinity.
 
 
 # %%
@@ -164,7 +164,7 @@ def measured_crossing(patient: Curve, level: float) -> float:
 
 
 LEVEL, generator = 3.0, torch.Generator().manual_seed(SEED)
-late = np.linspace(2.0, 48.0, 1000)
+late = np.linspace(2.0, 24.0, 441)  # the past was followed for a day, and says nothing of later hours
 
 
 def first_below(levels: np.ndarray) -> np.ndarray:
@@ -201,13 +201,13 @@ print(due.round(1).to_string())
 print("share of the patients whose interval holds what was measured", held.round(2), sep="\n")
 
 figure, ax = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-place = np.arange(len(due))
-ax.hlines(place, due["lower"], due["upper"], color="C0", alpha=0.4, lw=6, label="interval of the band")
-ax.hlines(place, due["law alone, lower"], due["law alone, upper"], color="C0", lw=2, label="interval of the law alone")
-fell = np.isfinite(due["measured"])
-ax.plot(due["measured"][fell], place[fell], "o", color="k", mfc="w", label="measured")
-last_sample = [patient.x[-1] for patient in patients]
-ax.plot(np.array(last_sample)[~fell], place[~fell], ">", color="k", label="still above at the last sample")
+place, shown, fell = np.arange(len(due)), due.clip(upper=late[-1]), np.isfinite(due["measured"])
+ax.hlines(place, shown["lower"], shown["upper"], color="C0", alpha=0.4, lw=6, label="interval of the band")
+ax.hlines(
+    place, shown["law alone, lower"], shown["law alone, upper"], color="C0", lw=2, label="interval of the law alone"
+)
+ax.plot(shown["measured"][fell], place[fell], "o", color="k", mfc="w", label="measured")
+ax.plot(shown["measured"][~fell], place[~fell], ">", color="k", label="measured, still above after a day")
 ax.set(yticks=place, yticklabels=due.index, xlabel=f"hours until the level is below {LEVEL:g} mg/L")
 ax.invert_yaxis()
 ax.legend(fontsize="small")
