@@ -13,6 +13,7 @@ from scimeta.core.rules import Meta
 from scimeta.core.tasks import Task
 
 _ROUNDINGS = 64  # by which losses can differ without a closer look
+_TRIES = 4  # runs that all agree where nothing is drawn; of small draws two may by chance
 _DRAWN = (
     "it draws random numbers of its own (by NumPy, by `random`), which a recording keeps as they were; draw them in "
     "the sampler, as part of the tasks' data"
@@ -70,7 +71,8 @@ def check_recording(learner: MetaLearner, meta: Meta, task: Task, step: int = 0,
     if not off.any():
         return
     index = int(off.nonzero()[0, 0])
-    drawn = bool((_apart(fresh, _afresh(learner, meta, task, step)) > least)[index])
+    again = (_afresh(learner, meta, task, step) for _ in range(_TRIES))
+    drawn = any(bool((_apart(fresh, one) > least)[index]) for one in again)
     raise ValueError(
         f"{where}: at step {step + 1} the query loss of task {index} is {float(losses[index]):.6g} by what was "
         f"recorded when it first ran, and {float(anew[index]):.6g} afresh: {_DRAWN if drawn else _CHANGED}"
