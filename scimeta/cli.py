@@ -230,6 +230,8 @@ def _candidates(text: str | None, prior: Prior) -> np.ndarray:
     import numpy as np
 
     if text is None:
+        if prior.learned is None:
+            raise ValueError("the prior was set by hand and knows no range of x; pass --candidates, as in 20:300:29")
         first, last = prior.x_range
         return np.linspace(first, last, _CANDIDATES)
     parts = text.split(":")

@@ -385,3 +385,12 @@ def test_the_installed_command_answers_with_its_exit_code(tmp_path: Path) -> Non
     )
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == "scimeta: no prior file none.json; make one with scimeta learn\n"
+
+
+def test_candidates_must_be_named_where_no_past_says_how_far_x_goes(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Prior.by_hand(kinetics.JMAK, [[-4.1, 0.9]], [[0.3, 0.0], [0.0, 0.02]], 0.02).save(folder / "hand.json")
+    assert main(shlex.split("next hand.json new.csv --by alloy")) == 2
+    assert "set by hand and knows no range of x; pass --candidates" in capsys.readouterr().err
+    assert main(shlex.split("next hand.json new.csv --by alloy --candidates 60:90:4")) == 0
