@@ -1,0 +1,137 @@
+"""What a law misses: a smooth curve that all specimens have in common, and one that each has of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from scimeta.calibration.laws.law import Law
+
+KNOTS = 10
+TAPER = 3e-4  # power of the law's sensitivity that the discrepancy follows: it vanishes where the law is at rest
+Coordinate = Literal["prediction", "x"]
+
+
+class Place(NamedTuple):
+    """The law at some parameters, as far as the discrepancy depends on it; all (..., points).
+
+    Attributes:
+        x: the abscissa.
+        f: the law's prediction.
+        sensitivity: standard deviation of the prediction over the population, in the unit of y.
+        late: the prediction of a law that starts later by ``Discrepancy.start``, less f; None without a start.
+    """
+
+    x: Tensor
+    f: Tensor
+    sensitivity: Tensor
+    late: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Discrepancy:
+    """A family's discrepancy, y = f(x; theta) + Phi(x, theta) c + noise, with c ~ N(mean, covariance) of each specimen.
+
+        Phi_j = e(x, theta) spline_j(s),   e = size (sd_population[f(x)] / size)^taper
+
+    ``spline_j`` are the cardinal cubic splines of the knots (1 at one knot, 0 at the others), flat and constant beyond
+    the outermost; s is the law's own prediction or a function of x. The envelope e vanishes wherever no parameter moves
+    the law, so that X(0) = 0 stays. With a start the last column is f(x - start) - f(x): a clock that begins late.
+    Given theta the measurements are Gaussian, so that c is integrated over in closed form.
+
+    Attributes:
+        coordinate: s, "prediction" or "x".
+        knots: (knots,) of s, rising.
+        mean: (columns,) what all specimens have in common.
+        covariance: (columns, columns) of the specimens' own coefficients around it; may be singular.
+        mean_covariance: (columns, columns) how well the common part is known.
+        population: (fast, fast) covariance of the parameters by which the envelope weighs the law's derivatives.
+        size: largest |y| of the past.
+        taper: see above; 0 for a constant envelope, in the unit of y then.
+        x_scale: s = log(1 + x / x_scale) for the coordinate "x"; 0 for s = x.
+        start: by how much later the last column's clock begins, in the unit of x; 0 if there is no such column.
+
+    Raises:
+        ValueError: fewer than two knots, knots that do not rise, shapes that differ, values that are not finite, a
+            covariance with a negative variance.
+
+    Reference: Kennedy, O'Hagan, J. R. Stat. Soc. B 63, 425 (2001).
+    """
+
+    coordinates: tuple[Coordinate, ...]
+    knots: tuple[np.ndarray, ...]
+    mean: np.ndarray
+    covariance: np.ndarray
+    mean_covariance: np.ndarray
+    population: np.ndarray = field(default_factory=lambda: np.eye(1))
+    size: float = 1.0
+    taper: float = TAPER
+    x_scale: float = 0.0
+    start: float = 0.0
+
+    @cached_property
+    def _splines(self) -> list[Tensor]:
+        """(4, knots - 1, knots) polynomial coefficients of the cardinal splines, the highest power first."""
+        return [torch.from_numpy(CubicSpline(k, np.eye(len(k)), bc_type="clamped").c.copy()) for k in self.knots]
+
+    @cached_property
+    def mean_(self) -> Tensor:
+        return torch.from_numpy(self.mean)
+
+    @cached_property
+    def root(self) -> Tensor:
+        """(columns, rank) with root root' = covariance + mean_covariance: what is expected of a new specimen."""
+        return psd_root(torch.from_numpy(self.covariance + self.mean_covariance))
+
+    def place(self, law: Law, named: dict[str, Tensor], x: Tensor) -> Place:
+        """Return the law at unconstrained parameters, name -> (...), and x (..., points)."""
+        f, by = broadcast_linearized(law, named, x)
+        J = torch.stack([by[name] for name in law.fast], -1)
+        late = None
+        if self.start:
+            late = law.curve(named, (x - self.start).clamp(min=0.0)) - f
+        return self.placed(x, f, J, late)
+
+    def placed(self, x: Tensor, f: Tensor, J: Tensor, late: Tensor | None) -> Place:
+        """Return the same from the law's prediction and its derivatives J (..., points, fast)."""
+        variance = ((J @ torch.from_numpy(self.population)) * J).sum(-1)
+        return Place(x.expand(f.shape), f, variance.clamp(min=0.0).sqrt(), late)
+
+    def columns(self, place: Place) -> Tensor:
+        """Return Phi: (..., points, columns)."""
+        envelope = self.size * place.sensitivity / (place.sensitivity + self.taper * self.size)
+        parts = [] if place.late is None else [place.late[..., None]]
+        for coordinate, knots, splines in reversed(list(zip(self.coordinates, self.knots, self._splines, strict=True))):
+            s = place.f if coordinate == "prediction" else self._of_x(place.x)
+            knots = torch.from_numpy(knots)
+            s = s.clamp(knots[0], knots[-1]).contiguous()
+            interval = torch.searchsorted(knots, s).clamp(1, len(knots) - 1) - 1
+            t = (s - knots[interval])[..., None]
+            a, b, c, d = (part[interval] for part in splines)
+            parts.insert(0, envelope[..., None] * (((a * t + b) * t + c) * t + d))
+        return torch.cat(parts, -1)
+
+    def _of_x(self, x: Tensor) -> Tensor:
+        return torch.log1p(x.clamp(min=0.0) / self.x_scale) if self.x_scale else x
+
+
+def broadcast_linearized(law: Law, named: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return curves and derivatives for parameters (...) and x (..., points) that broadcast."""
+    lead = torch.broadcast_shapes(x.shape[:-1], next(iter(named.values())).shape)
+    flat = {name: value.expand(lead).reshape(-1) for name, value in named.items()}
+    f, by = law.linearized(flat, x.expand(*lead, x.shape[-1]).reshape(-1, x.shape[-1]))
+    shape = (*lead, x.shape[-1])
+    return f.reshape(shape), {name: d.reshape(shape) for name, d in by.items()}
+
+
+def psd_root(covariance: Tensor) -> Tensor:
+    """Return (columns, rank) R with R R' = covariance, which may be singular."""
+    values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT))
+    keep = values > 1e-9 * values[-1].clamp(min=1e-300)
+    return vectors[:, keep] * values[keep].sqrt()
