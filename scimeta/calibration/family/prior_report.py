@@ -59,6 +59,7 @@ def text(
     learned: Learned | None,
     origin: str,
     slopes: pd.DataFrame,
+    effects: pd.DataFrame,
     energies: Sequence[str],
 ) -> str:
     """Return the report: where most specimens lie, components, correlations, conditions, noise, outliers, misfit.
@@ -67,6 +68,7 @@ def text(
         family, covariates, learned: of the prior.
         origin: where it comes from.
         slopes: change of each unconstrained parameter (columns) per unit of each condition (rows).
+        effects: of the levels of conditions that are text, as of :func:`level_effects` at 90 %.
         energies: sentences on activation energies.
     """
     table, place = frame(family, 0.9), _place(covariates)
@@ -77,9 +79,10 @@ def text(
     if table.shared.any():
         lines.append(f"one value for all (with its 90 % interval): {', '.join(table.index[table.shared])}")
     lines += _correlations(family.pooled, family.law.fast)
-    for name, row in slopes.iterrows():
+    for name, row in slopes.drop(index=list(covariates.indicators)).iterrows():
         moves = ", ".join(f"{parameter} {slope:+.3g}" for parameter, slope in row.items())
         lines.append(f"effect per unit of {name} (unconstrained): {moves}")
+    lines += _levels(effects)
     lines += [] if learned is None else _learned_at(family.law, covariates, learned)
     lines += [*energies, *_measurements(family)]
     if learned is not None and learned.objective == "predictive":
@@ -96,11 +99,46 @@ def _place(covariates: Covariates) -> str:
 
 
 def _learned_at(law: Law, covariates: Covariates, learned: Learned) -> list[str]:
-    """Return a line on the ranges of the past, where conditions move the population."""
+    """Return lines on the levels and ranges of the past, where conditions move the population."""
+    texts = [
+        f"{name} {', '.join(f'{level} ({_specimens(n)})' for level, n in levels.items())}"
+        for name, levels in covariates.levels.items()
+    ]
     ranges = [(*split_unit(name), *ends) for name, ends in covariates.ranges.items()]
-    ranges += [(*law.x, *learned.x_range)] if ranges else []
-    texts = (f"{name} {lower:.4g} to {upper:.4g} {unit}".rstrip() for name, unit, lower, upper in ranges)
-    return [f"learned at {', '.join(texts)}"] if ranges else []
+    ranges += [(*law.x, *learned.x_range)] if ranges or texts else []
+    texts += [f"{name} {lower:.4g} to {upper:.4g} {unit}".rstrip() for name, unit, lower, upper in ranges]
+    lines = [f"learned at {', '.join(texts)}"] if texts else []
+    return lines + [single_level(one) for one in covariates.single]
+
+
+def single_level(level: str) -> str:
+    """Return what is to be known of a level that one specimen alone is of."""
+    return f"{level} rests on one specimen: what the level does cannot be told from what sets this specimen apart"
+
+
+def _specimens(count: int) -> str:
+    return f"{count} specimen{'' if count == 1 else 's'}"
+
+
+_SIGN = {
+    "factor": "{} x {}",
+    "odds": "odds of {} x {}",
+    "difference": "{} {}",
+}
+
+
+def _levels(effects: pd.DataFrame) -> list[str]:
+    """Return a line on each level of a condition that is text, but the first."""
+    lines = []
+    for keys, rows in effects.groupby(["condition", "level", "against"], sort=False):
+        (condition, level, first), moves = map(str, keys), []  # pyright: ignore[reportGeneralTypeIssues]
+        for row in rows.to_dict("records"):
+            form = "+.2g" if row["as"] == "difference" else ".3g"
+            value, lower, upper = (format(row[end], form) for end in ("value", "lower", "upper"))
+            interval = f" ({lower} to {upper})" if np.isfinite(row["lower"]) else ""
+            moves.append(_SIGN[row["as"]].format(row["parameter"], value) + interval)
+        lines.append(f"{condition} = {level}: {', '.join(moves)} against {first}")
+    return [f"{line} (in brackets 90 % intervals)" if " to " in line else line for line in lines]
 
 
 def _components(family: Family, place: str) -> list[str]:

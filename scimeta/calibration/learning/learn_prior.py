@@ -14,6 +14,7 @@ from tqdm import tqdm
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.family.conditions import coefficient_covariance, resolved
 from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.prior_report import single_level
 from scimeta.calibration.family.provenance import Covariates, Learned, covariates_of
 from scimeta.calibration.laws.checks import measured
 from scimeta.calibration.laws.law import Law
@@ -58,7 +59,8 @@ def learn_prior(
         curves: past specimens. Points with their own sigma keep it; the noise is learned from the others.
         conditions: what moves the population's mean, linearly in the unconstrained parameters (log for positive ones):
             names of the curves' conditions, or forms of them, "1/T", "log(dose)", "T^2". With "1/T" the logarithm of a
-            rate has an activation energy, :meth:`Prior.activation_energy`; a temperature in degC counts in K there.
+            rate has an activation energy, :meth:`Prior.activation_energy`; a temperature in degC counts in K there. A
+            condition that is text, such as a grade, has a mean for each of its levels, :meth:`Prior.level_effects`.
         components: kinds of specimens that the population consists of, a Gaussian each; "auto" for as many as foretell
             specimens that were left out better than fewer do, one unless it is clear.
         objective: "likelihood" for empirical Bayes; "predictive" to move the means, from there, to where points held
@@ -99,6 +101,8 @@ def learn_prior(
         raise ValueError("learn_prior: y is 0 at every point of every specimen; was the right column read?")
     conditions = tuple(resolved(name, curves[0].conditions) for name in conditions)
     covariates, design = covariates_of(curves, conditions, len(law.fast))
+    for level in covariates.single:
+        warnings.warn(f"learn_prior: {single_level(level)}", stacklevel=2)
     past = Past(data, torch.from_numpy(design))
     _require_surplus(law, past)
     _require_components(law, past, components)
@@ -130,7 +134,8 @@ def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State)
     offset = past.design - torch.eye(1, past.design.shape[1], dtype=past.design.dtype)
     at_centre = found.mean - torch.einsum("sr,srf->sf", offset, slopes)
     own = [weighted_covariance(found.nodes, w / w.sum(-1, keepdim=True).clamp(min=1e-300)) for w in members]
-    errors = [coefficient_covariance(past.design, *part) for part in zip(covariances, own, each, strict=True)]
+    levels = [1 + i for i, name in enumerate(covariates.names) if name in covariates.indicators]
+    errors = [coefficient_covariance(past.design, *part, levels) for part in zip(covariances, own, each, strict=True)]
     learned = Learned(
         dict(zip(names, at_centre.numpy(), strict=True)),
         (float(past.data.x.min()), float(past.data.x.max())),
