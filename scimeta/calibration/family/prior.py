@@ -206,6 +206,14 @@ class Prior:
         return degrees_of_freedom(least, *self.family.coefficients.shape[1:]) if self.past else np.inf
 
     @property
+    def short_past(self) -> list[str]:
+        """A sentence on how few specimens tell the spread, and what fits make of it; nothing where there are many."""
+        if not self.past:
+            return []
+        total, (_, regressors, fast) = len(self.past), self.family.coefficients.shape
+        return prior_report.short_past(float(self.family.weights.min()) * total, regressors, fast, total)
+
+    @property
     def origin(self) -> str:
         """Where the prior comes from, for reports."""
         source = f"from {len(self.past)} specimens" if self.past else "set by hand"
@@ -322,8 +330,8 @@ class Prior:
                 energies.append(str(self.activation_energy(name)))
             except ValueError:  # no logarithm, or no 1/T
                 continue
-        moves = self.slopes(), self.level_effects()
-        return prior_report.text(self.family, self.covariates, self.learned, self.origin, *moves, energies)
+        known = self.family, self.covariates, self.learned, self.origin, self.slopes(), self.level_effects()
+        return prior_report.text(*known, [*energies, *self.short_past])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the population: the median curve, where 50 and 90 % of the specimens lie, and the past specimens."""

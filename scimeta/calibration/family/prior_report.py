@@ -13,6 +13,7 @@ from scimeta.calibration.data.units import split_unit
 from scimeta.calibration.family.conditions import condition_text
 from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.family import Component, Family
+from scimeta.calibration.family.mixture import degrees_of_freedom, tails
 from scimeta.calibration.family.provenance import Covariates, Learned
 from scimeta.calibration.laws.law import Law
 from scimeta.plots import axes
@@ -20,6 +21,9 @@ from scimeta.plots import axes
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+
+_FEW = 5  # specimens for each regressor and parameter: from fewer, what is known of a spread is told
 
 
 def frame(family: Family, level: float) -> pd.DataFrame:
@@ -60,7 +64,7 @@ def text(
     origin: str,
     slopes: pd.DataFrame,
     effects: pd.DataFrame,
-    energies: Sequence[str],
+    said: Sequence[str],
 ) -> str:
     """Return the report: where most specimens lie, components, correlations, conditions, noise, outliers, misfit.
 
@@ -69,7 +73,7 @@ def text(
         origin: where it comes from.
         slopes: change of each unconstrained parameter (columns) per unit of each condition (rows).
         effects: of the levels of conditions that are text, as of :func:`level_effects` at 90 %.
-        energies: sentences on activation energies.
+        said: further sentences, on activation energies and a short past.
     """
     table, place = frame(family, 0.9), _place(covariates)
     lines = [f"prior of law {family.law.name}, {origin}", ""]
@@ -84,7 +88,7 @@ def text(
         lines.append(f"effect per unit of {name} (unconstrained): {moves}")
     lines += _levels(effects)
     lines += [] if learned is None else _learned_at(family.law, covariates, learned)
-    lines += [*energies, *_measurements(family)]
+    lines += [*said, *_measurements(family)]
     if learned is not None and learned.objective == "predictive":
         lines.append("means moved from the likelihood's to where held-out points of the past are predicted best")
     if learned is not None and not learned.converged:
@@ -129,16 +133,35 @@ _SIGN = {
 
 def _levels(effects: pd.DataFrame) -> list[str]:
     """Return a line on each level of a condition that is text, but the first."""
-    lines = []
-    for keys, rows in effects.groupby(["condition", "level", "against"], sort=False):
-        (condition, level, first), moves = map(str, keys), []  # pyright: ignore[reportGeneralTypeIssues]
-        for row in rows.to_dict("records"):
-            form = "+.2g" if row["as"] == "difference" else ".3g"
-            value, lower, upper = (format(row[end], form) for end in ("value", "lower", "upper"))
-            interval = f" ({lower} to {upper})" if np.isfinite(row["lower"]) else ""
-            moves.append(_SIGN[row["as"]].format(row["parameter"], value) + interval)
-        lines.append(f"{condition} = {level}: {', '.join(moves)} against {first}")
+    moves: dict[tuple[str, str], list[str]] = {}
+    for row in effects.to_dict("records"):
+        form = "+.2g" if row["as"] == "difference" else ".3g"
+        value, lower, upper = (format(row[end], form) for end in ("value", "lower", "upper"))
+        interval = f" ({lower} to {upper})" if np.isfinite(row["lower"]) else ""
+        key = f"{row['condition']} = {row['level']}", str(row["against"])
+        moves.setdefault(key, []).append(_SIGN[row["as"]].format(row["parameter"], value) + interval)
+    lines = [f"{level}: {', '.join(texts)} against {first}" for (level, first), texts in moves.items()]
     return [f"{line} (in brackets 90 % intervals)" if " to " in line else line for line in lines]
+
+
+def short_past(count: float, regressors: int, fast: int, total: int) -> list[str]:
+    """Return a sentence on a spread that was learned from few specimens, as fits widen it; nothing of many.
+
+    Args:
+        count: specimens from which the spread was learned, of the component that has the fewest.
+        regressors, fast: of the population, as for :func:`degrees_of_freedom`.
+        total: specimens of all components.
+    """
+    if count >= _FEW * (regressors + fast):
+        return []
+    dof, factor = (of(count, regressors, fast) for of in (degrees_of_freedom, tails))
+    left = count - regressors - fast + 1.0
+    few = f"{total} specimens" if count > total - 0.5 else f"{total} specimens, about {count:.0f} of one component"
+    least = f", the least that is taken where they leave {max(left, 0.0):.2g}: intervals may still be too narrow"
+    return [
+        f"learned from {few}: little is known of their spread, so that fits expect a Gaussian of {factor:.3g} times "
+        f"its variance, that of Student's t with {dof:.3g} degrees of freedom" + (least if left < dof else "")
+    ]
 
 
 def _components(family: Family, place: str) -> list[str]:

@@ -192,7 +192,8 @@ class Calibrations(Sequence["Calibration"]):
         more = "" if len(self) <= 20 else f"\n... and {len(self) - 20} more; to_frame() has all"
         table = shown.drop(columns="note").to_string(index=False, float_format=lambda v: f"{v:.4g}")
         lines = [f"{self.law.name}, {len(self)} specimens, {self.source}, {self.level:.0%} intervals", table + more]
-        return "\n".join([*lines, *([] if self.prior is None else self.prior.reach.lines(self.curves))])
+        told = [] if self.prior is None else [*self.prior.short_past, *self.prior.reach.lines(self.curves)]
+        return "\n".join([*lines, *told])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points and the expected curve of every specimen; returns the axes."""
@@ -378,7 +379,7 @@ class Calibration:
             lines.append(self.family.sentence)
         elif len(curve):
             lines.append(report.surprise(float(self.batch.surprise[0])))
-        return lines + [str(one) for one in prior.reach.outside(curve.conditions, curve.x)]
+        return [*lines, *prior.short_past, *map(str, prior.reach.outside(curve.conditions, curve.x))]
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points, the expected curve and its band; returns the axes."""
