@@ -34,7 +34,7 @@ from scimeta import Calibrator, Curve, Prior, datasets, learn_prior, read_curves
 from scimeta.domains.kinetics import JMAK
 
 OURS = "ours"
-EVERY = 3 if SMOKE else 1  # of the hydride runs
+EVERY = 5 if SMOKE else 1  # of the hydride runs
 EARLY, INFORMATIVE, RELEASE = (1, 2, 3, 5), (2, 5, 10, 20), (5, 10, 20, 30)  # s
 
 Seen = Callable[[Curve], ndarray]

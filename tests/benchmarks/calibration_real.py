@@ -39,6 +39,7 @@ from scimeta.domains.kinetics import JMAK
 
 OURS = "ours"
 LEFT_OUT = 1 if SMOKE else None  # curves left out in turn; all of them if None
+PAST = 7 if SMOKE else None  # the most curves of a past; all the others if None
 MOST = 1 if SMOKE else 16  # curves left out of one further family, spread evenly over it
 SETS = 2 if SMOKE else None  # further families; all of them if None
 REPEATS = 2 if SMOKE else 20  # of the noise on the DSC curves
@@ -204,7 +205,7 @@ def learned(law: Law, past: Sequence[Curve], conditions: Sequence[str] = ()) -> 
 
 
 def without(curves: Sequence[Curve], i: int) -> list[Curve]:
-    return [curve for j, curve in enumerate(curves) if j != i]
+    return [curve for j, curve in enumerate(curves) if j != i][:PAST]
 
 
 def split(curve: Curve, seen: Sequence[int]) -> tuple[Curve, ndarray, ndarray]:

@@ -22,7 +22,7 @@ ASSAY = "dnase_elisa"
 def main(data: Path | None, seed: int) -> list[Asked]:
     """Print what learning costs of 5, 63 and 200 curves, and what fits cost alone, in a batch and printed."""
     print("\nlearning and fitting, CPU time of one thread, nothing set")
-    runs = list(datasets.hydride_absorption())[: 12 if SMOKE else None]
+    runs = list(datasets.hydride_absorption())[: 8 if SMOKE else None]
     conditions = ("1/temperature", "log(pressure [bar])")
     alloys = curves(alloy_family(12 if SMOKE else 200, rng=np.random.default_rng([seed, 3]), times=PAST_TIMES))
     lines = []
