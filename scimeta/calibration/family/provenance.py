@@ -227,13 +227,18 @@ def past_levels(condition: str, curves: Sequence[Curve]) -> dict[str, int]:
     >>> past_levels("grade", [Curve(n, [1], [2], conditions={"grade": g}) for n, g in ("aX", "bY", "cY")])
     {'Y': 2, 'X': 1}
     """
+    keys = [find_named(condition, curve.conditions) for curve in curves]
+    given = [None if key is None else curve.conditions[key] for curve, key in zip(curves, keys, strict=True)]
+    if not any(isinstance(value, str) for value in given):
+        return {}
     counts: dict[str, int] = {}
-    for curve in curves:
-        key = find_named(condition, curve.conditions)
-        value = None if key is None else curve.conditions[key]
-        if isinstance(value, str):
-            counts[value] = counts.get(value, 0) + 1
-    if len(counts) == 1 and sum(counts.values()) == len(curves):
+    for curve, value in zip(curves, given, strict=True):
+        if value is None:
+            raise _lacking(curve, condition)
+        if not isinstance(value, str):
+            raise ValueError(f"specimen {curve.name}: {condition!r} is text for others; got the number {value:g}")
+        counts[value] = counts.get(value, 0) + 1
+    if len(counts) == 1:
         raise ValueError(
             f"condition {condition!r} is {next(iter(counts))!r} for every specimen; a constant cannot move the prior"
         )
@@ -256,23 +261,20 @@ def past_ranges(conditions: Sequence[str], curves: Sequence[Curve]) -> dict[str,
 
 def _past_value(curve: Curve, name: str, indicator: tuple[str, str] | None) -> float:
     """Return what a past specimen has in a column of the design."""
-    condition = name if indicator is None else indicator[0]
-    key = find_named(condition, curve.conditions)
-    value = None if key is None else curve.conditions[key]
-    if indicator is None:
-        try:
-            value = condition_value(name, curve.conditions)
-        except ValueError as error:
-            raise ValueError(f"specimen {curve.name}: {error}") from None
+    if indicator is not None:  # its level was found before
+        return float(curve.conditions[find_named(indicator[0], curve.conditions) or ""] == indicator[1])
+    try:
+        value = condition_value(name, curve.conditions)
+    except ValueError as error:
+        raise ValueError(f"specimen {curve.name}: {error}") from None
     if value is None:
-        raise ValueError(
-            f"specimen {curve.name} has no condition {condition!r}; it has {', '.join(curve.conditions) or 'none'}"
-        )
-    if indicator is None:
-        return float(value)
-    if not isinstance(value, str):
-        raise ValueError(f"specimen {curve.name}: condition {condition!r} is text for others; got the number {value:g}")
-    return float(value == indicator[1])
+        raise _lacking(curve, name)
+    return value
+
+
+def _lacking(curve: Curve, condition: str) -> ValueError:
+    given = ", ".join(curve.conditions) or "none"
+    return ValueError(f"specimen {curve.name} has no condition {condition!r}; it has {given}")
 
 
 def _given_as(condition: str, given: Mapping[str, float | str]) -> str:

@@ -197,6 +197,12 @@ class TestDoors:
         curves[2] = replace(curves[2], conditions={})
         with pytest.raises(ValueError, match="specimen S2 has no condition 'grade'; it has none"):
             learn_prior(DECAY, curves, conditions=["grade"])
+        alike = [replace(c, conditions={"grade": "316L"}) for c in curves[:-1]] + [replace(curves[-1], conditions={})]
+        with pytest.raises(ValueError, match="specimen S7 has no condition 'grade'"):
+            learn_prior(DECAY, alike, conditions=["grade"])
+        mixed = [*alike[:-1], replace(curves[-1], conditions={"grade [AISI]": 316.0})]
+        with pytest.raises(ValueError, match="specimen S7: 'grade' is text for others; got the number 316"):
+            learn_prior(DECAY, mixed, conditions=["grade"])
         with pytest.raises(ValueError, match=r"no condition 'grade'; the prior needs grade, 1/T \[degC\]; given are T"):
             Calibrator(DECAY, prior).fit([1.0], [0.5], conditions={"T": 420.0})
 
