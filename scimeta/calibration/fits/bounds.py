@@ -167,7 +167,7 @@ class _Path:
             if cost >= HUGE:  # more than the law can be computed for
                 reach, step = value, 0.5 * min(step, far)
             elif cost > self.threshold:
-                return float(optimize.brentq(self._excess, inside, value, xtol=1e-5))
+                return float(np.asarray(optimize.brentq(self._excess, inside, value, xtol=1e-5)))
             else:
                 inside, step = value, 2.0 * step
         return sign * np.inf

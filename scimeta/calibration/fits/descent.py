@@ -80,7 +80,8 @@ class Problem:
             return self._last[1]
         curve, slopes = self.linearized(u)
         residual, jacobian = (curve - self.y) * self.weights, slopes * self.weights[:, None]
-        good = (np.abs(residual) < HUGE).all(-1) & (np.abs(jacobian) < HUGE).all((-1, -2))
+        good = np.abs(residual).max(-1) < HUGE
+        good &= np.abs(jacobian).max((-1, -2), initial=0.0) < HUGE  # nan is not
         values = np.where(good[:, None], residual, HUGE), np.where(good[:, None, None], jacobian, 0.0)
         self._last = u.tobytes(), values
         return values
@@ -182,7 +183,7 @@ def descend(problem: Problem, start: np.ndarray, linear: list[int]) -> np.ndarra
         start[free],
         Dfun=jacobian,
         full_output=True,
-        factor=1.0,
+        factor=1,
         xtol=1e-10,
         ftol=1e-10,
         maxfev=100 * (len(start) + 1),

@@ -251,8 +251,9 @@ class LeastSquaresDraws(NamedTuple):
         value, std = student.value[which], student.std[which]
         no_error = at | lower.isnan()
         new = lower, torch.where(at, end, value), upper, torch.where(no_error, torch.nan, std)
-        put = (old.clone().index_put((torch.tensor(which),), part) for old, part in zip(student, new, strict=False))
-        return Interval(*put, bound)
+        rows = torch.tensor(which)
+        lower, value, upper, std = (old.index_put((rows,), part) for old, part in zip(student[:4], new, strict=True))
+        return Interval(lower, value, upper, std, bound)
 
     def mean(self, x: Tensor) -> np.ndarray:
         """Return the curves at the solutions: (specimens, points)."""
