@@ -21,6 +21,7 @@ from scimeta.calibration.laws.law import Law
 from scimeta.calibration.learning.components import least_specimens
 from scimeta.calibration.learning.em import Loop, State
 from scimeta.calibration.learning.initial_values import first_family
+from scimeta.calibration.learning.m_step import maximize
 from scimeta.calibration.learning.model_selection import refined
 from scimeta.calibration.learning.past import Past
 from scimeta.calibration.learning.residuals import wander
@@ -111,12 +112,35 @@ def learn_prior(
         loop = Loop(past, steps, tolerance, bar)
         state = refined(loop, loop.run(family, start), components, objective)
     if not state.converged:
-        warnings.warn(
-            f"learn_prior: no fixed point after {steps} iterations; the past may say too little of a parameter: give "
-            "more specimens or points, simplify the law, or raise steps",
-            stacklevel=2,
-        )
+        warnings.warn(_why_not_converged(loop, state), stacklevel=2)
     return _prior(past, [curve.name for curve in curves], covariates, state)
+
+
+def _why_not_converged(loop: Loop, state: State) -> str:
+    """Return what keeps the iteration from its end, and what to do.
+
+    Expectation maximisation lets a variance that is best zero shrink as 1 / iterations only, without end. Such a
+    parameter is one whose standard deviation still shrinks although it is below half of what the points of a specimen
+    leave open.
+    """
+    past, family = loop.past, state.family
+    found = loop.posterior(family, state.found.mode)
+    after = maximize(past, family, found, hold_means=state.held_means)
+    variance, new = (one.covariances.diagonal(dim1=-2, dim2=-1) for one in (family, after))  # (components, fast)
+    by = family.linearized(found.mode, past.data.x)[1]
+    slopes = family.points(past.data).whitened(torch.stack([by[name] for name in family.law.fast], 1))
+    by_points = torch.linalg.pinv(slopes @ slopes.mT, hermitian=True).diagonal(dim1=-2, dim2=-1).median(0).values
+    shrinking = ((new < variance * (1.0 - loop.tolerance)) & (variance < 0.25 * by_points)).any(0)
+    names = [name for name, shrinks in zip(family.law.fast, shrinking.tolist(), strict=True) if shrinks]
+    said = f"learn_prior: no fixed point after {loop.steps} iterations; "
+    if not names:
+        advice = "give more specimens or points, simplify the law, or raise steps"
+        return f"{said}the past may say too little of a parameter: {advice}"
+    which, it, them = " and ".join(names), *(("it", "it") if len(names) == 1 else ("each", "them"))
+    return (
+        f"{said}the standard deviation of {which} between the specimens still shrinks: they all seem to have one value "
+        f"of {it}. Write Parameter(..., shared=True) for {them} in the law, or raise steps"
+    )
 
 
 def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State) -> Prior:
