@@ -32,6 +32,7 @@ LAWS = (
 _LEARN_EXAMPLES = """examples:
   scimeta learn past.csv --law jmak --by alloy -o prior.json
   scimeta learn past.csv --law jmak --by alloy --conditions temperature -o prior.json --plot prior.png
+  scimeta learn past.csv --law jmak --by melt --conditions grade,1/temperature -o prior.json
   scimeta learn past.csv --law my_laws.py:release --x dose --y response -o prior.json
 """
 _FIT_EXAMPLES = """examples:
@@ -144,7 +145,8 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
     columns.add_argument("--y", help="ordinate (default: the name on the law's y, as fraction)")
     columns.add_argument("--by", help="specimen (default: 'specimen' if there, else the table is one specimen)")
     columns.add_argument("--sigma", help="standard deviation of each measurement")
-    columns.add_argument("--conditions", default="", help="comma-separated, such as temperature,filler")
+    forms = "numbers, text or forms of numbers, such as temperature,grade or 1/temperature,log(dose)"
+    columns.add_argument("--conditions", default="", help=f"comma-separated: {forms}")
     columns.add_argument("--convert", action="store_true", help="convert units named in the header to the law's")
     columns.add_argument("--replicates", action="store_true", help="readings at one x are independent, not a slip")
 
@@ -263,13 +265,13 @@ def _curves(options: argparse.Namespace, law: Law, conditions: Sequence[str]) ->
     from scimeta.calibration.data.delimited import read_delimited
     from scimeta.calibration.data.tables import read_curves
     from scimeta.calibration.data.units import is_share
+    from scimeta.calibration.family.conditions import column_of
 
     x, y = options.x or law.x.name, options.y or law.y.name
     table = read_delimited(options.csv)  # once: standard input is not there a second time
-    by = options.by or _specimens(table, (x, y, options.sigma, *conditions))
-    curves = read_curves(
-        table, x=x, y=y, by=by, sigma=options.sigma, conditions=conditions, replicates=options.replicates
-    )
+    columns = tuple(dict.fromkeys(column_of(name, table.header) for name in conditions))  # of 1/T that of T
+    by = options.by or _specimens(table, (x, y, options.sigma, *columns))
+    curves = read_curves(table, x=x, y=y, by=by, sigma=options.sigma, conditions=columns, replicates=options.replicates)
     if not options.convert:
         return curves
     wanted = {}

@@ -27,6 +27,7 @@ class Estimate:
         from_data: share of the knowledge that came from this specimen's data, 0 (all from the prior) to 1:
             1 - posterior variance / prior variance, of the unconstrained parameter.
         reason: why there is no interval; "" if there is one.
+        at_bound: True if the value is an end of the parameter's support, which least squares may find.
     """
 
     name: str
@@ -38,13 +39,22 @@ class Estimate:
     std: float
     from_data: float
     reason: str = ""
+    at_bound: bool = False
 
     def __str__(self) -> str:
         value = f"{self.name} = {self.value:.4g}{' ' + self.unit if self.unit else ''}"
-        return value + (
-            f" ({self.level:.0%} interval {self.lower:.4g} to {self.upper:.4g})"
-            if not self.reason
-            else f" ({self.reason})"
+        bound = "at its bound; " if self.at_bound else ""
+        return f"{value} ({self.reason or f'{bound}{self.level:.0%} interval {self.interval}'})"
+
+    @property
+    def interval(self) -> str:
+        """The interval as text; "-" if there is none."""
+        if np.isnan(self.lower):
+            return "-"
+        return (
+            f"> {self.lower:.4g}"
+            if self.upper == np.inf and self.lower > 0.0
+            else f"{self.lower:.4g} to {self.upper:.4g}"
         )
 
 

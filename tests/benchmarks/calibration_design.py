@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
 from calibration_problems import PAST_TIMES, SMOKE, Asked, Row, at_most, family
+from calibration_times import BATCH, ROUNDS, cpu
 from numpy import ndarray
 
 from scimeta import Calibrator, Curve, learn_prior
@@ -15,7 +15,6 @@ from scimeta.domains.kinetics import JMAK
 from simulators.kinetics import alloy_family, fraction
 
 ALLOYS = 8 if SMOKE else 100
-BATCH, ROUNDS = (200, 1) if SMOKE else (10_000, 3)
 GOAL = (0.02, 0.15)  # typical error of ln k and n
 CANDIDATES = np.linspace(0.1, 3.0, 59)
 PLACES = np.linspace(0.05, 3.0, 100)  # the candidates whose cost is measured
@@ -101,10 +100,3 @@ def times(seed: int) -> list[Asked]:
         print(f"  next_measurement, {len(PLACES)} candidates: {asking:.0f} ms; family check: {checking:.0f} ms")
         lines.append(at_most("next_measurement, 100 candidates: ms", asking, 50.0))
     return lines
-
-
-def cpu(call: Callable) -> tuple[float, object]:
-    """Return the CPU seconds of a call and its result."""
-    begin = time.process_time()
-    result = call()
-    return time.process_time() - begin, result

@@ -8,7 +8,7 @@ Measured: one curve is left out, all others are the past; the band has to hold t
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,6 +52,28 @@ def between(what: str, value: float, low: float, high: float) -> Asked:
     return Asked(what, f"{value:.3f}", asked, bool(low <= value <= high))
 
 
+def paired(ours: ndarray, theirs: ndarray) -> tuple[float, float]:
+    """Return how far our mean squared errors lie above others' on the same specimens, and its standard error.
+
+    Args:
+        ours, theirs: (specimens,).
+    """
+    gap = ours - theirs
+    return float(gap.mean()), float(gap.std(ddof=1) / len(gap) ** 0.5) if len(gap) > 1 else float("nan")
+
+
+def paired_text(ours: ndarray, theirs: ndarray) -> str:
+    """Return the difference as a cell of a table."""
+    return "{:+.2e} +- {:.1e}".format(*paired(ours, theirs))
+
+
+def behind_curve_fit(what: str, ours: ndarray, theirs: ndarray) -> Asked:
+    """Return the line on what a past is worth: not behind `curve_fit` by more than one standard error."""
+    gap, error = paired(ours, theirs)
+    met = None if np.isnan(error) else bool(gap <= error)
+    return Asked(f"{what}: behind curve_fit by", paired_text(ours, theirs), f"<= {error:.1e}", met)
+
+
 class Scores(NamedTuple):
     """Of a method: root mean square error, interval score and coverage of the 90 % band, share of withheld bands."""
 
@@ -87,6 +109,7 @@ def cells(found: Scores) -> str:
     )
 
 
+PAIRED = "paired error - curve_fit's"
 HEADER = f"{'RMSE':>9s} {'interval':>9s} {'coverage':>8s} {'withheld':>8s}"
 
 
@@ -121,6 +144,24 @@ ROWS = {
     "two200": Row("two kinds, past of 200", 2, 200, (3,), 0.0, 8, 0.058, 0.140, (0.87, 0.92)),
     "two20": Row("two kinds, past of 20", 2, 20, (3,), 0.0, 8, 0.060, 0.165, (0.84, 1.0)),
     "outliers": Row("5 % outliers, past of 200", 1, 200, (3, 5, 8), 0.05, 3, 1.05, 1.05, (0.86, 0.92)),
+}
+
+
+class Noise(NamedTuple):
+    """A row of simulated alloys of one kind whose noise grows with what is measured.
+
+    Attributes:
+        title: as the table shows it.
+        sd: of a measurement, at the true fractions.
+    """
+
+    title: str
+    sd: Callable[[ndarray], ndarray]
+
+
+NOISES = {
+    "proportional": Noise("noise sd .003 + .15 X, past of 60", lambda x: 0.003 + 0.15 * x),
+    "combined": Noise("noise sd sqrt(.02^2 + (.1 X)^2), past of 60", lambda x: np.hypot(0.02, 0.1 * x)),
 }
 
 

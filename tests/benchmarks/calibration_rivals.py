@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import kinetics_rivals
 import numpy as np
@@ -12,7 +13,7 @@ from kinetics_rivals import NOISE, Past, Predict, Prediction, avrami
 from numpy import ndarray
 from scipy.optimize import OptimizeWarning, curve_fit
 
-from scimeta import Curve, Law
+from scimeta import Curve, Law, Prior
 from simulators.kinetics import ONE_KIND, TWO_KINDS
 
 SHIFT = 0.15  # of an outlier, with the sign of its noise
@@ -21,6 +22,12 @@ GRID = np.stack(np.meshgrid(np.linspace(-2.2, 2.2, 241), np.linspace(0.3, 5.2, 2
 LIMIT = "limit (exact posterior, true population)"
 MEAN_CURVE = "mean of the past curves"
 CURVE_FIT = "curve_fit"
+LAW_ALONE = "ours, the same prior without its discrepancy"
+
+
+def law_alone(prior: Prior) -> Prior:
+    """Return the prior without what it knows of the law's errors; the population and the noise stay."""
+    return replace(prior, family=replace(prior.family, misfit=None, discrepancy=None))
 
 
 def simulated_rivals(kinds: int, outliers: float) -> dict[str, Callable[[Past, ndarray], Predict]]:
@@ -35,13 +42,27 @@ def simulated_rivals(kinds: int, outliers: float) -> dict[str, Callable[[Past, n
 
 def limit(seen: ndarray, kinds: int, outliers: float) -> Predict:
     """The exact posterior under the true population and the true noise, on a grid of (ln k, n)."""
+    return on_grid(seen, kinds, lambda off, _: _likelihood(np.abs(off) / NOISE, outliers))
+
+
+def limit_of_noise(seen: ndarray, sd: Callable[[ndarray], ndarray]) -> Predict:
+    """The same of one kind where the noise depends on the true fraction."""
+
+    def likelihood(off: ndarray, truth: ndarray) -> ndarray:
+        return np.exp(-0.5 * (off / sd(truth)) ** 2) / sd(truth)
+
+    return on_grid(seen, 1, likelihood)
+
+
+def on_grid(seen: ndarray, kinds: int, likelihood: Callable[[ndarray, ndarray], ndarray]) -> Predict:
+    """The exact posterior on the grid, of residuals and true fractions, (grid, points) each, with this likelihood."""
     population = (ONE_KIND,) if kinds == 1 else TWO_KINDS
     prior = sum(_density(GRID, np.array(mean), np.array(covariance)) for mean, covariance in population)
     log_k, n = GRID[:, :1], GRID[:, 1:]
     at_seen = avrami(seen, np.exp(log_k), n)
 
     def one(y: ndarray, times: ndarray) -> list[ndarray]:
-        weight = prior * _likelihood(np.abs(at_seen - y) / NOISE, outliers).prod(1)
+        weight = prior * likelihood(at_seen - y, at_seen).prod(1)
         kept = weight > 1e-9 * weight.max()
         rest, weight = avrami(times, np.exp(log_k[kept]), n[kept]), weight[kept] / weight[kept].sum()
         order = rest.argsort(0)

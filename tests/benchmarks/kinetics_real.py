@@ -138,8 +138,11 @@ def print_rows(name: str, family: Family, predictors: dict[int, Predict], repeat
 def ours_without(law: Law, curves: Sequence[Curve], left_out: int, conditions: tuple[str, ...]) -> Predict:
     """Return the predictor of one curve, learned from all the others complete."""
     past = [curve for i, curve in enumerate(curves) if i != left_out]
-    calibrator = Calibrator(law, learn_prior(law, past, conditions=conditions))
-    template = curves[left_out]
+    return calibrated(Calibrator(law, learn_prior(law, past, conditions=conditions)), curves[left_out])
+
+
+def calibrated(calibrator: Calibrator, template: Curve) -> Predict:
+    """Return the predictor of a curve with the conditions of this one."""
 
     def predict(seen: ndarray, fractions: ndarray, times: ndarray) -> Prediction:
         fits = calibrator.fit_many([replace(template, name=f"{template.name}, repeat {i}", x=seen, y=y)

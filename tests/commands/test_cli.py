@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scimeta import datasets
+from scimeta import datasets, learn_prior, read_curves
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.cli import LAWS, main
@@ -173,6 +173,54 @@ def test_conditions_move_the_prior_and_must_be_given(folder: Path, capsys: pytes
     (folder / "new.csv").write_text("alloy,time [s],fraction,hardener\nA,10,0.01,1.2\n")
     assert main(shlex.split("fit c.json new.csv --by alloy --csv c.csv")) == 0
     assert pd.read_csv(folder / "c.csv")["k [1/s]"][0] == pytest.approx(0.01 * np.exp(1.2), rel=0.1)
+
+
+HOT = "specimen,temperature [degC],grade,time [s],fraction"
+
+
+def hot_table(path: Path) -> None:
+    """Write specimens at four temperatures, of two grades, one 1.6 times as fast as the other."""
+    rng, rows = np.random.default_rng(0), [HOT]
+    for i, celsius in enumerate(np.repeat((100, 110, 120, 130), 4)):
+        grade = ("316L", "304L")[i % 2]
+        k = 0.01 * np.exp(-110e3 / 8.314 * (1 / (celsius + 273.15) - 1 / 388.15) + 0.1 * rng.standard_normal())
+        k *= 1.6 if grade == "304L" else 1.0
+        for t in np.linspace(0.2, 2, 8) / k:
+            y = 1 - np.exp(-((k * t) ** 2.5)) + 0.01 * rng.standard_normal()
+            rows.append(f"S{i},{celsius},{grade},{t:.2f},{y:.4f}")
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def test_a_condition_may_be_a_form_of_a_column(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `--conditions 1/temperature` learns is what Python learns, and either's file fits a table."""
+    hot_table(folder / "hot.csv")
+    past = read_curves(folder / "hot.csv", conditions=["temperature"])
+    ours = learn_prior(kinetics.JMAK, past, conditions=["1/temperature"])
+    ours.save(folder / "python.json")
+    assert main(shlex.split("learn hot.csv --law jmak --conditions 1/temperature -o command.json")) == 0
+    assert str(ours.activation_energy("k")) in capsys.readouterr().out
+    assert (folder / "command.json").read_text() == (folder / "python.json").read_text()
+    (folder / "new.csv").write_text(f"{HOT}\nN,115,304L,60,0.2\nN,115,304L,80,0.35\n", encoding="utf-8")
+    for prior in ("command.json", "python.json"):
+        assert main(shlex.split(f"fit {prior} new.csv --csv {prior}.csv")) == 0
+        assert main(shlex.split(f"next {prior} new.csv")) == 0
+    assert (folder / "command.json.csv").read_text() == (folder / "python.json.csv").read_text()
+    (folder / "new.csv").write_text("specimen,time [s],fraction\nN,60,0.2\n", encoding="utf-8")
+    assert "there is no column 'temperature" in refused(capsys, folder, "fit command.json new.csv")
+
+
+def test_a_condition_may_be_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hot_table(folder / "hot.csv")
+    assert main(shlex.split("learn hot.csv --law jmak --conditions grade,1/temperature -o graded.json")) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"grade = 304L: k x 1\.\d+ \(1\.\d+ to 1\.\d+\), n .* against 316L", printed)
+    new = f"{HOT}\nN,115,304L,60,0.2\nN,115,304L,80,0.35\n"
+    (folder / "new.csv").write_text(new, encoding="utf-8")
+    assert main(shlex.split("fit graded.json new.csv")) == 0
+    (folder / "new.csv").write_text(new.replace("304L", "347"), encoding="utf-8")
+    assert "N: condition 'grade' is text, one of 316L, 304L; got" in refused(capsys, folder, "fit graded.json new.csv")
+    (folder / "new.csv").write_text(new.replace("304L", "347H"), encoding="utf-8")
+    assert "which knows 316L, 304L" in refused(capsys, folder, "fit graded.json new.csv")
 
 
 def test_a_law_of_the_users_own_learns_and_fits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

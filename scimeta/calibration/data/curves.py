@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.data.categories import condition_given, require_alike
 from scimeta.calibration.data.units import Conversion, conversion, same_unit
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ class Curve:
         y: (points,) measured ordinate. No points at all are a specimen of which only conditions are known.
         sigma: (points,) standard deviation of each y, in the unit of y; one number for all points, NaN for a point
             where it is not known, or None.
-        conditions: name -> number that holds for the whole specimen, such as a temperature.
+        conditions: name -> what holds for the whole specimen: a number (a temperature) or text (a grade).
         replicates: True if repeated x are independent readings.
         x_unit, y_unit: units of x and y, as text; "" where they are not stated or there is none. Curves have them from
             their table, and a list of some of them keeps them.
 
     Raises:
-        ValueError: shapes differ, a number is not finite, sigma is not positive, or x repeats; names the specimen and
-            the index.
+        ValueError: shapes differ, a number is not finite, sigma is not positive, x repeats, or a condition is missing;
+            names the specimen and the index.
 
     >>> curve = Curve("A7", [30.0, 10.0], [0.31, 0.04], sigma=0.02)
     >>> curve, curve.x, curve.sigma
@@ -52,7 +53,7 @@ class Curve:
     x: np.ndarray
     y: np.ndarray
     sigma: np.ndarray | None = None
-    conditions: Mapping[str, float] = field(default_factory=dict)
+    conditions: Mapping[str, float | str] = field(default_factory=dict)
     replicates: bool = False
     x_unit: str = ""
     y_unit: str = ""
@@ -65,7 +66,7 @@ class Curve:
             x: ArrayLike,
             y: ArrayLike,
             sigma: ArrayLike | None = None,
-            conditions: Mapping[str, float] = ...,
+            conditions: Mapping[str, float | str] = ...,
             replicates: bool = False,
             x_unit: str = "",
             y_unit: str = "",
@@ -179,17 +180,15 @@ class Curve:
             i, j = sorted(order[same[0] : same[0] + 2])
             raise self._error(f"x[{i}] and x[{j}] are both {x[i]:g}; {REPEATED}")
 
-    def _checked_conditions(self) -> dict[str, float]:
+    def _checked_conditions(self) -> dict[str, float | str]:
         if not isinstance(self.conditions, Mapping):
-            raise self._error(f"conditions must be a dict of name and number; got {self.conditions!r}")
+            raise self._error(f"conditions must be a dict of name and number, or text; got {self.conditions!r}")
         checked = {}
         for name, value in self.conditions.items():
             try:
-                checked[name] = float(value)
-            except (TypeError, ValueError):
-                raise self._error(f"condition {name!r} must be a number; got {value!r}") from None
-            if not np.isfinite(checked[name]):
-                raise self._error(f"condition {name!r} is {value}; it must be finite")
+                checked[name] = condition_given(value)
+            except ValueError as error:
+                raise self._error(f"condition {name!r} {error}") from None
         return checked
 
 
@@ -207,8 +206,8 @@ class Curves(Sequence[Curve]):
         y: name and unit of the ordinate, likewise.
 
     Raises:
-        ValueError: two curves have one name, a condition is given for some specimens only, or a curve's unit does not
-            convert into the axis's.
+        ValueError: two curves have one name, a condition is given for some specimens only or is text for some and a
+            number for others, or a curve's unit does not convert into the axis's.
 
     >>> curves = Curves([Curve("A", [1, 2], [0.1, 0.4]), Curve("B", [1], [0.2])], Axis("time", "min"), Axis("fraction"))
     >>> curves
@@ -238,6 +237,7 @@ class Curves(Sequence[Curve]):
                     f"condition {min(odd)!r} is given for one of the specimens {self.curves[0].name!r} and "
                     f"{curve.name!r} but not for the other; give it for all or for none"
                 )
+            require_alike(self.curves[0].name, self.curves[0].conditions, curve.name, curve.conditions)
         for side in ("x", "y"):
             self._settle_unit(side)
 
@@ -316,7 +316,8 @@ class Curves(Sequence[Curve]):
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row a measurement, which :func:`read_curves` reads back.
 
-        Columns: specimen, x and y under their names with units, sigma if any point has one, and the conditions.
+        Columns: specimen, x and y under their names with units, sigma if any point has one, and the conditions, those
+        that are text as categories.
         """
         import pandas as pd
 
@@ -327,7 +328,8 @@ class Curves(Sequence[Curve]):
         if any(curve.sigma is not None for curve in self.curves):
             columns["sigma"] = sigma
         for name in self.conditions:
-            columns[name] = np.repeat([curve.conditions[name] for curve in self.curves], sizes)
+            values = np.repeat([curve.conditions[name] for curve in self.curves], sizes)
+            columns[name] = pd.Categorical(values) if values.dtype.kind == "U" else values
         return pd.DataFrame(columns)
 
     def plot(self, ax: Axes | None = None) -> Axes:

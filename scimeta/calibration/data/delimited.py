@@ -33,6 +33,7 @@ class Table(NamedTuple):
         columns: one a name: a list of texts, or a float64 array with NaN where a value is missing.
         rows: label of every row, as the user sees it.
         comma: True if numbers may have decimal commas.
+        categories: positions of columns that are text whatever they look like.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Table(NamedTuple):
     columns: list[list[str] | np.ndarray]
     rows: Sequence[Any]
     comma: bool
+    categories: frozenset[int] = frozenset()
 
     def error(self, problem: str, row: int | None = None, column: int | None = None) -> ValueError:
         where = [self.name]

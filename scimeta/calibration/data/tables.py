@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.data.categories import MISSING
 from scimeta.calibration.data.curves import REPEATED, Curve, Curves, shortened
 from scimeta.calibration.data.delimited import NUMBER, Table, read_delimited, squeezed
 from scimeta.calibration.data.units import same_unit, split_unit
@@ -47,8 +48,9 @@ def read_curves(
         y: column of the measured ordinate.
         by: column that names the specimen; None if the whole table is one specimen.
         sigma: column of the standard deviations of y, in the unit of y; a blank cell means that it is not known.
-        conditions: columns that hold one number for a whole specimen. Curves keep them under their names with the
-            units that the header or the caller gives, so that a prior learned in degC does not take K.
+        conditions: columns that hold one number, or one text, for a whole specimen. Curves keep them under their names
+            with the units that the header or the caller gives, so that a prior learned in degC does not take K. A
+            column whose cells all read as numbers is one of numbers, unless it is a pandas category.
         replicates: True if one specimen may have several independent readings at one x; otherwise they are refused,
             see :class:`Curve`.
 
@@ -72,8 +74,10 @@ def read_curves(
     specimens = [Path(table.name).stem] * len(table.rows) if by is None else _texts(table, _find(table, by, by))
     if not len(table.rows):
         raise table.error("there are no rows below the header; add the measurements")
-    comma = _has_decimal_commas(table, list(used.values()))
-    values = {name: _numbers(table, i, comma, blank=name == sigma) for name, i in used.items()}
+    texts = {name: cells for name in conditions if (cells := _levels(table, used[name])) is not None}
+    comma = _has_decimal_commas(table, [i for name, i in used.items() if name not in texts])
+    numbers = {name: _numbers(table, i, comma, blank=name == sigma) for name, i in used.items() if name not in texts}
+    values = numbers | texts
     labels = {name: str(Axis(*_name_and_unit(table.header[used[name]], name))) for name in conditions}
     axes = [Axis(*_name_and_unit(table.header[used[name]], name)) for name in (x, y)]
     if sigma is not None:
@@ -114,7 +118,9 @@ def _from_frame(frame: pd.DataFrame) -> Table:
         else:
             missing = series.isna()
             columns.append(["" if no else str(value) for no, value in zip(missing, series, strict=True)])
-    return Table("table", [squeezed(str(name)) for name in frame.columns], columns, frame.index, True)
+    categories = [i for i, dtype in enumerate(frame.dtypes) if isinstance(dtype, types.CategoricalDtype)]
+    header = [squeezed(str(name)) for name in frame.columns]
+    return Table("table", header, columns, frame.index, True, frozenset(categories))
 
 
 def _find(table: Table, wanted: str, by: str | None) -> int:
@@ -162,6 +168,32 @@ def _texts(table: Table, column: int) -> list[str]:
     if "" in texts:
         raise table.error("the name is blank; write the specimen's name in every row", texts.index(""), column)
     return texts
+
+
+def _levels(table: Table, column: int) -> np.ndarray | None:
+    """Return (rows,) texts of a condition that is text; None of one that is numbers."""
+    cells, category = table.columns[column], column in table.categories
+    if isinstance(cells, np.ndarray):
+        return None
+    texts = [squeezed(cell) for cell in cells]
+    is_text = np.array([cell not in MISSING and (category or not _reads_as_number(cell)) for cell in texts])
+    if not is_text.any():
+        return None
+    if not is_text.all():
+        row, other = int(is_text.argmin()), int(is_text.argmax())
+        if texts[row] in MISSING:
+            raise table.error("the value is missing; fill it in or delete the row", row, column)
+        raise table.error(
+            f"{texts[row]!r} is a number, but {texts[other]!r} in row {table.rows[other]} is text; a condition is "
+            "numbers or text in all rows: correct the odd one, or write a word before the number",
+            row,
+            column,
+        )
+    return np.array(texts, dtype=object)
+
+
+def _reads_as_number(cell: str) -> bool:
+    return bool(NUMBER.fullmatch(cell) or _COMMA_NUMBER.fullmatch(cell)) or not np.isnan(_odd(cell))
 
 
 def _has_decimal_commas(table: Table, columns: list[int]) -> bool:
@@ -241,11 +273,15 @@ def _check_constant(table: Table, code: np.ndarray, values: np.ndarray, column: 
     if differs.any():
         row = int(differs.argmax())
         raise table.error(
-            f"{values[row]:g}, but {values[first[row]]:g} in row {table.rows[first[row]]} of the same specimen "
-            f"{names[code[row]]!r}; a condition holds for a whole specimen: give the parts names of their own",
+            f"{_shown(values[row])}, but {_shown(values[first[row]])} in row {table.rows[first[row]]} of the same "
+            f"specimen {names[code[row]]!r}; a condition holds for a whole specimen: give the parts names of their own",
             row,
             column,
         )
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _refuse_repeated(

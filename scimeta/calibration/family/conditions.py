@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,6 +17,9 @@ from scimeta.calibration.laws.law import Law
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_LEAST = 0.01  # information of a level, in that of one specimen known exactly
 
 
 class _Form(NamedTuple):
@@ -35,7 +38,16 @@ _FORMS = (
 )
 
 
-def resolved(name: str, given: Mapping[str, float]) -> str:
+def column_of(name: str, present: Iterable[str]) -> str:
+    """Return the column of a table that a condition is read from: of "1/T" it is "T", unless one is called "1/T".
+
+    >>> column_of("1/T [degC]", ["T", "time"]), column_of("1000/T", ["1000/T"]), column_of("log(dose)", [])
+    ('T [degC]', '1000/T', 'dose')
+    """
+    return name if find_named(name, present) is not None else _parsed(name)[1]
+
+
+def resolved(name: str, given: Mapping[str, float | str]) -> str:
     """Return a condition, or a form of one, under the name that the specimens have it by.
 
     A name that they have is that condition, whatever it looks like. Else it may be a form of one: "1/T", "log(dose)",
@@ -54,7 +66,7 @@ def resolved(name: str, given: Mapping[str, float]) -> str:
     return name if key is None else form.text.format(key)
 
 
-def underlying(name: str, given: Mapping[str, float]) -> str | None:
+def underlying(name: str, given: Mapping[str, float | str]) -> str | None:
     """Return the name of the given condition that a condition is, or that it is a form of; None if there is none.
 
     >>> underlying("1/T", {"T [degC]": 50.0}), underlying("pH", {"pH": 7.0}), underlying("pH", {})
@@ -65,23 +77,23 @@ def underlying(name: str, given: Mapping[str, float]) -> str | None:
     return find_named(base, given) if key is None and form is not None else key
 
 
-def condition_value(name: str, given: Mapping[str, float]) -> float | None:
+def condition_value(name: str, given: Mapping[str, float | str]) -> float | None:
     """Return the value of a condition or of a form of it; None if it is not given.
 
     Raises:
-        ValueError: a form that the value does not have, such as the logarithm of 0.
+        ValueError: text, or a form that the value does not have, such as the logarithm of 0.
 
     >>> condition_value("1/T [degC]", {"T": 50.0}) == 1 / 323.15, condition_value("dose^2", {"dose": 3.0})
     (True, 9.0)
     """
     key = find_named(name, given)
     if key is not None:
-        return given[key]
+        return _number(key, given[key], name)
     form, base = _parsed(name)
     key = None if form is None else find_named(base, given)
     if form is None or key is None:
         return None
-    value = given[key]
+    value = _number(key, given[key], name)
     if form is _FORMS[0]:
         unit = split_unit(base)[1] or split_unit(key)[1]
         value = conversion(unit, "K")(value) if _is_temperature(unit) else value
@@ -90,12 +102,14 @@ def condition_value(name: str, given: Mapping[str, float]) -> float | None:
     return float(form.apply(value))
 
 
-def condition_text(name: str, value: float) -> str:
+def condition_text(name: str, value: float | str) -> str:
     """Return a condition and its value as one reads them: the temperature itself and not its inverse.
 
-    >>> condition_text("1/T [degC]", 0.0025), condition_text("log(dose)", 0.0), condition_text("pH", 7.25)
-    ('T = 400 K', 'dose = 1', 'pH = 7.25')
+    >>> condition_text("1/T [degC]", 0.0025), condition_text("log(dose)", 0.0), condition_text("grade", "316L")
+    ('T = 400 K', 'dose = 1', 'grade = 316L')
     """
+    if isinstance(value, str):
+        return f"{name} = {value}"
     form, base = _parsed(name)
     if form is _FORMS[0] and _is_temperature(split_unit(base)[1]):
         return f"{split_unit(base)[0]} = {1.0 / value:.4g} K"
@@ -148,7 +162,11 @@ def activation_energy(
 
 
 def coefficient_covariance(
-    design: Tensor, covariance: Tensor, posterior: Tensor, weight: Tensor | None = None
+    design: Tensor,
+    covariance: Tensor,
+    posterior: Tensor,
+    weight: Tensor | None = None,
+    levels: Sequence[int] = (),
 ) -> np.ndarray:
     """Return (1 + conditions, fast, 1 + conditions, fast): covariance of a population's estimated coefficients.
 
@@ -161,6 +179,9 @@ def coefficient_covariance(
         covariance: (fast, fast), of the population.
         posterior: (specimens, fast, fast).
         weight: (specimens,) with which each counts, as its probability of being of the kind; 1 if None.
+        levels: columns of the design that tell levels of a condition apart. Of a level that hardly a specimen is of, as
+            in one component of several, nothing is known: its coefficient then has ten standard deviations of the
+            population for its error, where a generalised inverse would make it none.
 
     Reference: Laird, Ware, Biometrics 38, 963 (1982).
     """
@@ -172,8 +193,18 @@ def coefficient_covariance(
     told = (vectors * values.clamp(min=0.0)[:, None]) @ vectors.mT
     regressors, fast = design.shape[1], len(covariance)
     information = torch.einsum("s,sr,sq,sfg->rfqg", weight, design, design, told)
+    for column in levels:
+        values, vectors = torch.linalg.eigh(information[column, :, column])
+        information[column, :, column] += (vectors * (_LEAST - values).clamp(min=0.0)) @ vectors.mT
     left = torch.linalg.pinv(information.reshape(regressors * fast, regressors * fast), hermitian=True)
     return (left.reshape(information.shape) * sd[:, None, None] * sd).numpy()
+
+
+def _number(key: str, value: float | str, name: str) -> float:
+    """Return the value of the condition called ``key``, of which ``name`` is a form; raise ValueError if it is text."""
+    if isinstance(value, str):
+        raise ValueError(f"{name} needs a number; {key} is the text {value!r}")
+    return value
 
 
 def _parsed(name: str) -> tuple[_Form | None, str]:

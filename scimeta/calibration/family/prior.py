@@ -19,7 +19,7 @@ from scimeta.calibration.family.mixture import Gaussian, Mixture, degrees_of_fre
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior_file import prior_content, prior_parts, read_prior_file
 from scimeta.calibration.family.probabilistic import numpyro_text, pymc_text
-from scimeta.calibration.family.provenance import NO_COVARIATES, Covariates, Learned
+from scimeta.calibration.family.provenance import NO_COVARIATES, Covariates, Learned, level_effects
 from scimeta.calibration.family.ranges import Reach
 from scimeta.calibration.intervals import Estimate
 from scimeta.calibration.laws.law import Law
@@ -56,6 +56,11 @@ class Prior:
         where, covariates = f"prior of law {self.law.name}", self.covariates
         centre, scale = (np.asarray(part, dtype=float) for part in (covariates.centre, covariates.scale))
         object.__setattr__(self, "covariates", covariates._replace(centre=centre, scale=scale))
+        lacking = covariates.indicators.keys() - set(covariates.names)
+        if lacking:
+            raise ValueError(
+                f"{where}: no column for {min(lacking)!r}; there are {', '.join(covariates.names) or 'none'}"
+            )
         for name, value in (("centre", centre), ("scale", scale)):
             if value.shape != (len(covariates.names),):
                 raise ValueError(f"{where}: {name} has shape {value.shape}; expected {(len(covariates.names),)}")
@@ -153,8 +158,8 @@ class Prior:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Names of the conditions that move the mean."""
-        return self.covariates.names
+        """Conditions that move the mean, or forms of them."""
+        return self.covariates.conditions
 
     @property
     def past(self) -> Mapping[str, np.ndarray]:
@@ -201,25 +206,41 @@ class Prior:
         return degrees_of_freedom(least, *self.family.coefficients.shape[1:]) if self.past else np.inf
 
     @property
+    def short_past(self) -> list[str]:
+        """A sentence on how few specimens tell the spread, and what fits make of it; nothing where there are many."""
+        if not self.past:
+            return []
+        total, (_, regressors, fast) = len(self.past), self.family.coefficients.shape
+        return prior_report.short_past(float(self.family.weights.min()) * total, regressors, fast, total)
+
+    @property
     def origin(self) -> str:
         """Where the prior comes from, for reports."""
         source = f"from {len(self.past)} specimens" if self.past else "set by hand"
         return source if self.converged else f"{source}, whose learning did NOT CONVERGE"
 
-    def design(self, conditions: Sequence[Mapping[str, float]], names: Sequence[str] | None = None) -> np.ndarray:
-        """Return (specimens, 1 + conditions): a one and the scaled conditions of every specimen.
+    def design(self, conditions: Sequence[Mapping[str, float | str]], names: Sequence[str] | None = None) -> np.ndarray:
+        """Return (specimens, 1 + columns): a one and the scaled conditions of every specimen.
 
         Raises:
-            ValueError: a specimen lacks a condition.
+            ValueError: a specimen lacks a condition, or has a level of it that the past never saw.
         """
         return self.covariates.design(conditions, names)
 
     def slopes(self) -> pd.DataFrame:
-        """Return the change of each unconstrained parameter per unit of each condition, one row a condition."""
+        """Return the change of each unconstrained parameter per unit of each condition, one row a condition.
+
+        Of a condition that is text there is a row for each level but the first, from which it is the difference.
+        """
         import pandas as pd
 
         slopes = self.coefficients[1:] / self.covariates.scale[:, None]
-        return pd.DataFrame(slopes, list(self.conditions), list(self.law.fast))
+        return pd.DataFrame(slopes, list(self.covariates.names), list(self.law.fast))
+
+    def level_effects(self, level: float = 0.9) -> pd.DataFrame:
+        """Return what the levels of conditions that are text do to each parameter, see :func:`level_effects`."""
+        known = self.coefficients, self.covariates, self.coefficient_errors, self._regression_dof
+        return level_effects(self.law, *known, level)
 
     def activation_energy(self, parameter: str, level: float = 0.9) -> Estimate:
         """Return the activation energy of a rate, kJ/mol, of a prior learned with ``conditions=["1/T"]``.
@@ -228,14 +249,18 @@ class Prior:
         """
         slopes, errors = self.slopes(), self.coefficient_errors
         errors = None if errors is None else errors[1:] / self.covariates.scale[:, None]
-        dof = max(len(self.past) - len(self.coefficients), 1)
-        return activation_energy(self.law, parameter, slopes, errors, dof, level)
+        return activation_energy(self.law, parameter, slopes, errors, self._regression_dof, level)
+
+    @property
+    def _regression_dof(self) -> int:
+        """Degrees of freedom of the coefficients' errors."""
+        return max(len(self.past) - len(self.coefficients), 1)
 
     def gaussian(self, design: np.ndarray) -> Gaussian:
         """Return :meth:`population` as the one Gaussian with mean and covariance of all components together.
 
         Args:
-            design: (specimens, 1 + conditions), of :meth:`design`.
+            design: (specimens, 1 + columns), of :meth:`design`.
         """
         return self.population(design).gaussian()
 
@@ -248,7 +273,7 @@ class Prior:
         a prior set by hand. The covariances are one for all specimens where the prior has no conditions.
 
         Args:
-            design: (specimens, 1 + conditions), of :meth:`design`.
+            design: (specimens, 1 + columns), of :meth:`design`.
         """
         rows, (spread, errors) = torch.from_numpy(np.asarray(design)), map(torch.from_numpy, self.spread())
         found = self.family.population(rows)
@@ -272,7 +297,9 @@ class Prior:
             errors.append(factor * own)
         return np.stack(spreads), np.stack(errors)
 
-    def sample(self, n: int, rng: np.random.Generator, conditions: Mapping[str, float] | None = None) -> pd.DataFrame:
+    def sample(
+        self, n: int, rng: np.random.Generator, conditions: Mapping[str, float | str] | None = None
+    ) -> pd.DataFrame:
         """Return n new specimens of the population in natural units, one column a parameter.
 
         Args:
@@ -303,7 +330,8 @@ class Prior:
                 energies.append(str(self.activation_energy(name)))
             except ValueError:  # no logarithm, or no 1/T
                 continue
-        return prior_report.text(self.family, self.covariates, self.learned, self.origin, self.slopes(), energies)
+        known = self.family, self.covariates, self.learned, self.origin, self.slopes(), self.level_effects()
+        return prior_report.text(*known, [*energies, *self.short_past])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the population: the median curve, where 50 and 90 % of the specimens lie, and the past specimens."""

@@ -24,7 +24,8 @@ _DISCREPANCY = ("knots", "mean", "variance")
 
 def prior_content(family: Family, covariates: Covariates, learned: Learned | None) -> dict:
     """Return what the file of a prior holds."""
-    own = None if learned is None else learned.coefficient_covariances
+    own, level_of = None if learned is None else learned.coefficient_covariances, covariates.indicators
+    levels = {name: dict(levels) for name, levels in covariates.levels.items()}
     return {
         "format": _FORMAT,
         "law": _signature(family.law),
@@ -40,10 +41,11 @@ def prior_content(family: Family, covariates: Covariates, learned: Learned | Non
         "noise": family.noise,
         "wander": family.wander,
         "conditions": {
-            n: {"centre": c, "scale": s}
+            n: {"centre": c, "scale": s} | ({"level of": level_of[n][0]} if n in level_of else {})
             for n, c, s in zip(covariates.names, covariates.centre.tolist(), covariates.scale.tolist(), strict=True)
         },
         "ranges": {name: [float(end) for end in ends] for name, ends in covariates.ranges.items()},
+        **({"levels": levels} if levels else {}),
         "shared": {
             name: {"value": float(value), "standard error": family.shared_errors[name]}
             for name, value in family.shared.items()
@@ -106,6 +108,10 @@ def _parts(content: dict, law: Law) -> tuple[Family, Covariates, Learned | None]
         np.array([c["centre"] for c in conditions.values()], float),
         np.array([c["scale"] for c in conditions.values()], float),
         {name: (float(low), float(high)) for name, (low, high) in content["ranges"].items()},
+        {
+            name: {str(level): int(n) for level, n in content["levels"][name].items()}
+            for name in dict.fromkeys(c["level of"] for c in conditions.values() if "level of" in c)
+        },
     )
     if past is None:
         return family, covariates, None

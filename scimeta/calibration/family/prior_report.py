@@ -13,6 +13,7 @@ from scimeta.calibration.data.units import split_unit
 from scimeta.calibration.family.conditions import condition_text
 from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.family import Component, Family
+from scimeta.calibration.family.mixture import degrees_of_freedom, tails
 from scimeta.calibration.family.provenance import Covariates, Learned
 from scimeta.calibration.laws.law import Law
 from scimeta.plots import axes
@@ -20,6 +21,9 @@ from scimeta.plots import axes
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+
+_FEW = 5  # specimens for each regressor and parameter: from fewer, what is known of a spread is told
 
 
 def frame(family: Family, level: float) -> pd.DataFrame:
@@ -59,7 +63,8 @@ def text(
     learned: Learned | None,
     origin: str,
     slopes: pd.DataFrame,
-    energies: Sequence[str],
+    effects: pd.DataFrame,
+    said: Sequence[str],
 ) -> str:
     """Return the report: where most specimens lie, components, correlations, conditions, noise, outliers, misfit.
 
@@ -67,7 +72,8 @@ def text(
         family, covariates, learned: of the prior.
         origin: where it comes from.
         slopes: change of each unconstrained parameter (columns) per unit of each condition (rows).
-        energies: sentences on activation energies.
+        effects: of the levels of conditions that are text, as of :func:`level_effects` at 90 %.
+        said: further sentences, on activation energies and a short past.
     """
     table, place = frame(family, 0.9), _place(covariates)
     lines = [f"prior of law {family.law.name}, {origin}", ""]
@@ -77,11 +83,12 @@ def text(
     if table.shared.any():
         lines.append(f"one value for all (with its 90 % interval): {', '.join(table.index[table.shared])}")
     lines += _correlations(family.pooled, family.law.fast)
-    for name, row in slopes.iterrows():
+    for name, row in slopes.drop(index=list(covariates.indicators)).iterrows():
         moves = ", ".join(f"{parameter} {slope:+.3g}" for parameter, slope in row.items())
         lines.append(f"effect per unit of {name} (unconstrained): {moves}")
+    lines += _levels(effects)
     lines += [] if learned is None else _learned_at(family.law, covariates, learned)
-    lines += [*energies, *_measurements(family)]
+    lines += [*said, *_measurements(family)]
     if learned is not None and learned.objective == "predictive":
         lines.append("means moved from the likelihood's to where held-out points of the past are predicted best")
     if learned is not None and not learned.converged:
@@ -96,11 +103,65 @@ def _place(covariates: Covariates) -> str:
 
 
 def _learned_at(law: Law, covariates: Covariates, learned: Learned) -> list[str]:
-    """Return a line on the ranges of the past, where conditions move the population."""
+    """Return lines on the levels and ranges of the past, where conditions move the population."""
+    texts = [
+        f"{name} {', '.join(f'{level} ({_specimens(n)})' for level, n in levels.items())}"
+        for name, levels in covariates.levels.items()
+    ]
     ranges = [(*split_unit(name), *ends) for name, ends in covariates.ranges.items()]
-    ranges += [(*law.x, *learned.x_range)] if ranges else []
-    texts = (f"{name} {lower:.4g} to {upper:.4g} {unit}".rstrip() for name, unit, lower, upper in ranges)
-    return [f"learned at {', '.join(texts)}"] if ranges else []
+    ranges += [(*law.x, *learned.x_range)] if ranges or texts else []
+    texts += [f"{name} {lower:.4g} to {upper:.4g} {unit}".rstrip() for name, unit, lower, upper in ranges]
+    lines = [f"learned at {', '.join(texts)}"] if texts else []
+    return lines + [single_level(one) for one in covariates.single]
+
+
+def single_level(level: str) -> str:
+    """Return what is to be known of a level that one specimen alone is of."""
+    return f"{level} rests on one specimen: what the level does cannot be told from what sets this specimen apart"
+
+
+def _specimens(count: int) -> str:
+    return f"{count} specimen{'' if count == 1 else 's'}"
+
+
+_SIGN = {
+    "factor": "{} x {}",
+    "odds": "odds of {} x {}",
+    "difference": "{} {}",
+}
+
+
+def _levels(effects: pd.DataFrame) -> list[str]:
+    """Return a line on each level of a condition that is text, but the first."""
+    moves: dict[tuple[str, str], list[str]] = {}
+    for row in effects.to_dict("records"):
+        form = "+.2g" if row["as"] == "difference" else ".3g"
+        value, lower, upper = (format(row[end], form) for end in ("value", "lower", "upper"))
+        interval = f" ({lower} to {upper})" if np.isfinite(row["lower"]) else ""
+        key = f"{row['condition']} = {row['level']}", str(row["against"])
+        moves.setdefault(key, []).append(_SIGN[row["as"]].format(row["parameter"], value) + interval)
+    lines = [f"{level}: {', '.join(texts)} against {first}" for (level, first), texts in moves.items()]
+    return [f"{line} (in brackets 90 % intervals)" if " to " in line else line for line in lines]
+
+
+def short_past(count: float, regressors: int, fast: int, total: int) -> list[str]:
+    """Return a sentence on a spread that was learned from few specimens, as fits widen it; nothing of many.
+
+    Args:
+        count: specimens from which the spread was learned, of the component that has the fewest.
+        regressors, fast: of the population, as for :func:`degrees_of_freedom`.
+        total: specimens of all components.
+    """
+    if count >= _FEW * (regressors + fast):
+        return []
+    dof, factor = (of(count, regressors, fast) for of in (degrees_of_freedom, tails))
+    left = count - regressors - fast + 1.0
+    few = f"{total} specimens" if count > total - 0.5 else f"{total} specimens, about {count:.0f} of one component"
+    least = f", the least that is taken where they leave {max(left, 0.0):.2g}: intervals may still be too narrow"
+    return [
+        f"learned from {few}: little is known of their spread, so that fits expect a Gaussian of {factor:.3g} times "
+        f"its variance, that of Student's t with {dof:.3g} degrees of freedom" + (least if left < dof else "")
+    ]
 
 
 def _components(family: Family, place: str) -> list[str]:

@@ -102,7 +102,8 @@ def _text(family: Family, covariates: Covariates, spread: Spread, origin: str, w
         lines.append(f"OUTLIERS = {outliers}  # share of the points, their shift (either way), its spread")
     if family.misfit is not None:
         lines.append("# The law's misfit, which scimeta adds to what the law predicts, is not in here.")
-    asked = f" ({', '.join(covariates.names)})" if covariates.names else ""
+    shown = (f"{name}: 1 or 0" if name in covariates.indicators else name for name in covariates.names)
+    asked = f" ({', '.join(shown)})" if covariates.names else ""
     lines += ["", "", "def parameters(conditions=()):"]
     lines.append(f'    """Return name -> value of a new specimen\'s parameters; conditions in order{asked}."""')
     lines.append("    z = np.append(1.0, (np.asarray(conditions, dtype=float) - CENTRE) / SCALE)")

@@ -68,7 +68,7 @@ class Reach(NamedTuple):
     covariates: Covariates
     learned: Learned | None
 
-    def outside(self, conditions: Mapping[str, float], x: np.ndarray) -> list[Outside]:
+    def outside(self, conditions: Mapping[str, float | str], x: np.ndarray) -> list[Outside]:
         """Return which of a specimen's conditions and x lie outside the past, of x only the farthest.
 
         Nothing is outside for a prior that was set by hand, and no condition for one whose file has no ranges.
@@ -80,8 +80,9 @@ class Reach(NamedTuple):
         found = []
         for name, ends in self.covariates.ranges.items():
             key = find_named(name, conditions)
-            if key is not None:
-                found.append(Outside(*split_unit(name), conditions[key], *ends, True))
+            value = None if key is None else conditions[key]
+            if value is not None and not isinstance(value, str):
+                found.append(Outside(*split_unit(name), value, *ends, True))
         if self.learned is not None and len(x):
             ends = [Outside(*self.x, float(end), *self.learned.x_range, False) for end in (np.min(x), np.max(x))]
             found.append(max(ends, key=lambda one: one.away))

@@ -98,7 +98,7 @@ class Calibrations(Sequence["Calibration"]):
         return np.array([bool(reason) for reason in self.reasons])
 
     def estimates(self) -> dict[str, dict[str, np.ndarray]]:
-        """Return parameter -> value, lower, upper, std, from_data, each (specimens,), in natural units."""
+        """Return parameter -> value, lower, upper, std, from_data, at_bound, each (specimens,), in natural units."""
         return self._estimates
 
     @cached_property
@@ -107,7 +107,8 @@ class Calibrations(Sequence["Calibration"]):
         for i, (name, interval) in enumerate(self.draws.intervals(0.5 * (1 - self.level)).items()):
             ends = {part: getattr(interval, part).numpy() for part in ("lower", "upper", "std")}
             ends = {part: np.where(self._withheld, np.nan, end) for part, end in ends.items()}
-            result[name] = {"value": interval.value.numpy(), "from_data": self.draws.from_data[:, i], **ends}
+            shown = {"value": interval.value.numpy(), "from_data": self.draws.from_data[:, i]}
+            result[name] = {**shown, **ends, "at_bound": interval.at_bound & ~self._withheld}
         return result
 
     def predict(self, x: ArrayLike) -> np.ndarray:
@@ -185,14 +186,17 @@ class Calibrations(Sequence["Calibration"]):
                 label = name if part == "value" else f"{name} {part}"
                 columns[f"{label} [{unit}]" if unit else label] = estimate[part]
             columns[f"{name} from data"] = estimate["from_data"]
-        return pd.DataFrame({**columns, "converged": self.converged, "note": self.reasons})
+        return pd.DataFrame(
+            {**columns, "converged": self.converged, "note": report.notes(self.reasons, self.estimates())}
+        )
 
     def __str__(self) -> str:
         shown = self.to_frame() if len(self) <= 20 else self[:20].to_frame()
         more = "" if len(self) <= 20 else f"\n... and {len(self) - 20} more; to_frame() has all"
         table = shown.drop(columns="note").to_string(index=False, float_format=lambda v: f"{v:.4g}")
         lines = [f"{self.law.name}, {len(self)} specimens, {self.source}, {self.level:.0%} intervals", table + more]
-        return "\n".join([*lines, *([] if self.prior is None else self.prior.reach.lines(self.curves))])
+        told = [] if self.prior is None else [*self.prior.short_past, *self.prior.reach.lines(self.curves)]
+        return "\n".join([*lines, *told])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points and the expected curve of every specimen; returns the axes."""
@@ -236,20 +240,12 @@ class Calibration:
     def estimates(self) -> dict[str, Estimate]:
         """name -> :class:`Estimate`, in the order of the law."""
         batch, units = self.batch, self.law.parameters
-        return {
-            name: Estimate(
-                name,
-                float(e["value"][0]),
-                float(e["lower"][0]),
-                float(e["upper"][0]),
-                batch.level,
-                units[name].unit,
-                float(e["std"][0]),
-                float(e["from_data"][0]),
-                batch.reasons[0],
-            )
-            for name, e in batch.estimates().items()
-        }
+        found, parts = {}, ("value", "lower", "upper", "std", "from_data")
+        for name, e in batch.estimates().items():
+            value, lower, upper, std, share = (float(e[part][0]) for part in parts)
+            own = units[name].unit, std, share, batch.reasons[0], bool(e["at_bound"][0])
+            found[name] = Estimate(name, value, lower, upper, batch.level, *own)
+        return found
 
     def predict(self, x: ArrayLike) -> np.ndarray:
         """Return the expected curve: (points,) in the unit of y, at x: (points,) in the unit of the law's x."""
@@ -365,7 +361,9 @@ class Calibration:
         if isinstance(draws, PosteriorDraws):
             return lines + report.discrepancy(draws, self.law)
         joint = isinstance(draws, LeastSquaresDraws) and draws.joint
-        return lines + ([] if joint else report.goodness(residuals, curve, len(self.law.names)))
+        lines += report.bounds(tuple(self.estimates.values()))
+        held = int(draws.held[0]) if isinstance(draws, LeastSquaresDraws) else 0
+        return lines + ([] if joint else report.goodness(residuals, curve, len(self.law.names) - held))
 
     def _membership(self) -> list[str]:
         """Return what the prior says of the specimen: component, outliers, whether it is of the family, its reach."""
@@ -378,7 +376,7 @@ class Calibration:
             lines.append(self.family.sentence)
         elif len(curve):
             lines.append(report.surprise(float(self.batch.surprise[0])))
-        return lines + [str(one) for one in prior.reach.outside(curve.conditions, curve.x)]
+        return [*lines, *prior.short_past, *map(str, prior.reach.outside(curve.conditions, curve.x))]
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the points, the expected curve and its band; returns the axes."""

@@ -72,7 +72,7 @@ class Calibrator:
         y: ArrayLike,
         sigma: ArrayLike | None = None,
         *,
-        conditions: Mapping[str, float] | None = None,
+        conditions: Mapping[str, float | str] | None = None,
         name: str = "specimen",
         replicates: bool = False,
     ) -> Calibration:

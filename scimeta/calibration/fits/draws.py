@@ -13,6 +13,7 @@ from torch import Tensor
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers
+from scimeta.calibration.fits.bounds import Profile
 from scimeta.calibration.intervals import weighted_quantiles
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.nodes import normal_nodes
@@ -21,12 +22,13 @@ _CHUNK = 1 << 20  # values of the law at once
 
 
 class Interval(NamedTuple):
-    """One parameter of every specimen, (specimens,) each, in natural units."""
+    """One parameter of every specimen, (specimens,) each, in natural units; at_bound: held at its support's end."""
 
     lower: Tensor
     value: Tensor
     upper: Tensor
     std: Tensor
+    at_bound: np.ndarray | bool = False
 
 
 class Errors(NamedTuple):
@@ -201,6 +203,8 @@ class LeastSquaresDraws(NamedTuple):
         best: (specimens, parameters) unconstrained, the solutions.
         errors: standard errors of all parameters.
         joint: True if the specimens were fitted together, with one value of every shared parameter.
+        profiles: of each specimen, parameter -> interval where Student's t does not describe it.
+        held: (specimens,) number of parameters that are held, at a bound or of no consequence.
     """
 
     law: Law
@@ -211,6 +215,8 @@ class LeastSquaresDraws(NamedTuple):
     best: Tensor
     errors: Errors
     joint: bool = False
+    profiles: tuple[Mapping[int, Profile], ...] = ()
+    held: np.ndarray = np.zeros(0, dtype=int)
 
     @property
     def outliers(self) -> Outliers | None:
@@ -220,12 +226,34 @@ class LeastSquaresDraws(NamedTuple):
     def rows(self, rows: Sequence[int]) -> LeastSquaresDraws:
         """Return the draws of some specimens."""
         own = self.nodes[rows], self.weights[rows], self.from_data[rows], self.noise[rows], self.best[rows]
-        return LeastSquaresDraws(self.law, *own, self.errors.rows(rows), self.joint)
+        profiles = tuple(self.profiles[i] for i in rows)
+        return LeastSquaresDraws(self.law, *own, self.errors.rows(rows), self.joint, profiles, self.held[rows])
 
     def intervals(self, tail: float) -> dict[str, Interval]:
-        """Return name -> interval of Student's t around the solution."""
-        each = enumerate(self.law.names)
-        return {name: Interval(*self.errors.interval(self.law, name, self.best[:, i], tail)) for i, name in each}
+        """Return name -> interval of Student's t around the solution; those by profiles are of the fit's own level."""
+        result = {}
+        for i, name in enumerate(self.law.names):
+            student = Interval(*self.errors.interval(self.law, name, self.best[:, i], tail))
+            result[name] = self._profiled(student, name, [profiles.get(i) for profiles in self.profiles])
+        return result
+
+    def _profiled(self, student: Interval, name: str, profiles: Sequence[Profile | None]) -> Interval:
+        """Return the intervals of one parameter with those by profiles in their places."""
+        which = [row for row, profile in enumerate(profiles) if profile is not None]
+        if not which:
+            return student
+        found = [profile for profile in profiles if profile is not None]
+        ends = torch.tensor([[p.lower, p.upper, np.inf * p.bound if p.bound else 0.0] for p in found]).double()
+        bound = np.zeros(len(profiles), dtype=bool)
+        bound[which] = [p.bound != 0 for p in found]
+        at = torch.from_numpy(bound[which])
+        lower, upper, end = self.law.constrain({name: ends})[name].T
+        value, std = student.value[which], student.std[which]
+        no_error = at | lower.isnan()
+        new = lower, torch.where(at, end, value), upper, torch.where(no_error, torch.nan, std)
+        rows = torch.tensor(which)
+        lower, value, upper, std = (old.index_put((rows,), part) for old, part in zip(student[:4], new, strict=True))
+        return Interval(lower, value, upper, std, bound)
 
     def mean(self, x: Tensor) -> np.ndarray:
         """Return the curves at the solutions: (specimens, points)."""

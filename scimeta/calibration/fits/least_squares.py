@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy import special
 from tqdm import tqdm
 
 from scimeta.calibration.data.curves import Curve, Curves
+from scimeta.calibration.fits.bounds import Profile
 from scimeta.calibration.fits.calibration import Calibration, Calibrations
 from scimeta.calibration.fits.draws import Errors, LeastSquaresDraws
 from scimeta.calibration.fits.solver import Fit, solve, solve_jointly
@@ -31,6 +33,10 @@ class LeastSquares:
     for at every step (variable projection). A solution counts as converged if its relative offset is small and the
     points determine every parameter, whatever the engine says; one that is not, or whose residuals are large or
     systematic, is checked against descents from scattered starts.
+
+    A positive parameter or a fraction that the data push to the end of its support has converged there, «at its bound»:
+    its interval is where the likelihood's profile says, and those of the others are as if the law had it there. The
+    same profile gives the interval of a parameter that is not clearly away from its bound.
 
     Args:
         law: the law.
@@ -106,7 +112,7 @@ class LeastSquares:
         for curve in tqdm(curves, desc="least squares", disable=None, delay=2, leave=False):
             begin, known = _begin(self.law, curve, start)
             weights = None if curve.sigma is None else 1.0 / curve.sigma
-            found.append(solve(self.law, curve.x, curve.y, weights, begin, known=known))
+            found.append(solve(self.law, curve.x, curve.y, weights, begin, known=known, level=self.level))
             if not found[-1].converged and not joint:
                 warnings.warn(f"the fit of {curve.name} did not converge: {found[-1].message}", stacklevel=3)
         if joint:
@@ -125,7 +131,7 @@ class LeastSquares:
         good = [fit.u for fit in alone if fit.converged]
         middle = np.median(good or [fit.u for fit in alone], 0)
         starts = np.array([fit.u if fit.converged else middle for fit in alone])
-        found = solve_jointly(self.law, curves, starts, absolute=all(given))
+        found = solve_jointly(self.law, curves, starts, absolute=all(given), level=self.level)
         if not found[0].converged:
             warnings.warn(f"the fit of all specimens together did not converge: {found[0].message}", stacklevel=4)
         return found
@@ -157,11 +163,12 @@ def _calibrations(
     if joint:
         shared = best.shape[1] - len(law.fast)
         dof[:] = sum(len(curve) for curve in curves) - len(curves) * len(law.fast) - shared
+    dof += [fit.held for fit in found]
     given = np.array([curve.sigma is not None for curve in curves])
     scatter = np.sqrt([fit.cost for fit in found] / np.where(dof > 0, dof, np.nan))
     sigma = [np.sqrt(np.mean(curve.sigma**2)) if curve.sigma is not None else 0.0 for curve in curves]
     free = np.where(given, np.inf, np.maximum(dof, 1.0))  # a sigma that is given needs no estimate of its scale
-    nodes = np.stack([_cloud(fit, degrees) for fit, degrees in zip(found, free, strict=True)])
+    nodes = np.stack([_cloud(law, level, fit, degrees) for fit, degrees in zip(found, free, strict=True)])
     errors = np.array([np.full(len(f.u), np.nan) if f.covariance is None else np.sqrt(np.diag(f.covariance))
                        for f in found])  # fmt: skip
     draws = LeastSquaresDraws(
@@ -173,17 +180,19 @@ def _calibrations(
         torch.from_numpy(best),
         Errors(dict(zip(law.names, errors.T, strict=True)), free),
         joint,
+        tuple(fit.profiles for fit in found),
+        np.array([fit.held for fit in found]),
     )
     source = f"least squares of {len(curves)} specimens together, no prior" if joint else "least squares, no prior"
     converged, reasons = np.array([fit.converged for fit in found]), tuple(fit.message for fit in found)
     return Calibrations(law, curves, draws, level, source, converged, reasons, np.ones(len(found)))
 
 
-def _cloud(fit: Fit, dof: float) -> np.ndarray:
+def _cloud(law: Law, level: float, fit: Fit, dof: float) -> np.ndarray:
     """Return (nodes, parameters) that carry the band: multivariate t around the solution, the solution if it has none.
 
     The covariance is factored by its eigenvectors in units of the standard errors, so that one that is nearly singular
-    is no obstacle.
+    is no obstacle. A parameter with an interval by its profile runs to the ends of that as Student's t would to its.
     """
     if fit.covariance is None:
         return np.repeat(fit.u[None], _CLOUD, 0)
@@ -191,4 +200,27 @@ def _cloud(fit: Fit, dof: float) -> np.ndarray:
     error = np.where(error > 0, error, 1.0)
     values, vectors = np.linalg.eigh(fit.covariance / np.outer(error, error))
     factor = error[:, None] * vectors * np.sqrt(values.clip(min=0.0))
-    return fit.u + multivariate_t(_CLOUD, len(fit.u), dof) @ factor.T
+    cloud = fit.u + multivariate_t(_CLOUD, len(fit.u), dof) @ factor.T
+    reach = special.stdtrit(min(dof, 1e10), 0.5 * (1.0 + level))
+    for i, profile in fit.profiles.items():
+        if profile.bound == 0 and fit.covariance[i, i] > 0.0 and profile.upper < np.inf:
+            away = (cloud[:, i] - fit.u[i]) / (reach * error[i])
+            cloud[:, i] = _stretched(law, law.names[i], fit.u[i], profile, away)
+    return cloud
+
+
+def _stretched(law: Law, name: str, best: float, profile: Profile, away: np.ndarray) -> np.ndarray:
+    """Return (nodes,) unconstrained values that in natural units run evenly from the best value to the ends.
+
+    Args:
+        law, name: which parameter.
+        best: unconstrained.
+        profile: its interval.
+        away: (nodes,) distance from the best value; 1 and -1 are the ends.
+    """
+    ends = torch.tensor([profile.lower, best, profile.upper], dtype=torch.float64)
+    low, middle, high = law.constrain({name: ends})[name].tolist()
+    value = middle + np.where(away > 0.0, high - middle, middle - low) * away
+    most = 1.0 - 1e-12 if law.parameters[name].support == "unit" else np.inf
+    inside = torch.from_numpy(value.clip(1e-12 * middle, most))
+    return law.unconstrain({name: inside})[name].numpy()

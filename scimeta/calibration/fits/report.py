@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -71,7 +71,7 @@ class Report(NamedTuple):
 
 
 def _row(estimate: Estimate) -> tuple[str, ...]:
-    interval = "-" if not np.isfinite(estimate.lower) else f"{estimate.lower:.4g} to {estimate.upper:.4g}"
+    interval = f"{estimate.interval}{', at its bound' if estimate.at_bound else ''}"
     share = (
         "-" if not np.isfinite(estimate.from_data) else (f"{estimate.from_data:4.0%} :{1 - estimate.from_data:4.0%}")
     )
@@ -101,6 +101,26 @@ def surprise(p: float) -> str:
         return f"the points are such as the prior expects (p = {p:.2g}, chi-squared); fit.family simulates it"
     rare = f"the points are improbable under the prior (p = {p:.1g}, chi-squared)"
     return f"{rare}: check specimen, units and points; fit.family simulates it"
+
+
+def bounds(estimates: Sequence[Estimate]) -> list[str]:
+    """Return what is held at the end of its support, and what for that reason is of no consequence."""
+    held = [e for e in estimates if e.at_bound]
+    if not held:
+        return []
+    names = " and ".join(f"{e.name} = {e.value:.4g} {e.unit}".rstrip() for e in held)
+    lines = [f"at its bound: {names}; interval by the profile of the likelihood, the others' with it held there"]
+    nowhere = [e.name for e in estimates if np.isnan(e.lower)]
+    return lines + ([f"not determined then: {', '.join(nowhere)}"] if nowhere else [])
+
+
+def notes(reasons: Sequence[str], estimates: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """Return of each specimen why its intervals are withheld, or which of its parameters are at their bounds."""
+    result = []
+    for i, reason in enumerate(reasons):
+        names = ", ".join(name for name, estimate in estimates.items() if estimate["at_bound"][i])
+        result.append(reason or (f"at its bound: {names}" if names else ""))
+    return result
 
 
 def components(probabilities: np.ndarray | None) -> list[str]:

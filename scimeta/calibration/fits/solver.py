@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from scipy import optimize
 
 from scimeta.calibration.data.curves import Curve
-from scimeta.calibration.data.points import pad
+from scimeta.calibration.fits.bounds import Profile, settled
+from scimeta.calibration.fits.descent import ROUNDING, Problem, Trial, alone, descend, polished, together
 from scimeta.calibration.laws.law import Law
 
-_HUGE = 1e100  # stands for a residual that is not finite; its square still is
-_OFFSET = 1e-8  # relative offset of a minimum; beside a pole that pins one point, rounding stalls it above
-_POLISHED = 1e-10  # relative offset at which the digits that matter no longer move
-_ROUNDING = 1e-14  # of the data's norm: residuals and offsets below are rounding
 _SAMPLES, _DESCENTS = 256, 8  # starts that are looked at, and those of them that are followed
 _DECADES = 3.0  # how far around the given start they are scattered
 
@@ -30,6 +25,9 @@ class Fit(NamedTuple):
         cost: weighted sum of squared residuals.
         converged: True at a minimum that determines every parameter.
         message: why there is no covariance; "" if there is one.
+        profiles: parameter -> interval, of those that Student's t does not describe.
+        held: how many parameters are held, at bounds or where their values are of no consequence; their covariance
+            is 0.
     """
 
     u: np.ndarray
@@ -37,10 +35,19 @@ class Fit(NamedTuple):
     cost: float
     converged: bool
     message: str
+    profiles: Mapping[int, Profile]
+    held: int = 0
 
 
 def solve(
-    law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None, start: np.ndarray, *, known: bool = True
+    law: Law,
+    x: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray | None,
+    start: np.ndarray,
+    *,
+    known: bool = True,
+    level: float = 0.9,
 ) -> Fit:
     """Return the least-squares solution.
 
@@ -50,9 +57,10 @@ def solve(
         weights: (points,) 1 / sigma; None for points of one unknown noise, which the residuals then scale.
         start: (parameters,) unconstrained.
         known: False if the start is no better than a guess at the parameters' scale: others are then always tried.
+        level: probability of intervals by profiles.
     """
     with np.errstate(all="ignore"):
-        problem = _alone(law, x, y, np.ones(len(y)) if weights is None else weights)
+        problem = alone(law, x, y, np.ones(len(y)) if weights is None else weights)
         linear = _linear(problem, start)
         best, agree = None, 0
         # Many nonlinear parameters have many minima: then descents by other ways have to agree on the best of them.
@@ -67,10 +75,12 @@ def solve(
             if best.minimum and agree >= enough and (agree >= 2 or _plausible(problem, best)):
                 break
         best = _like_start(problem, best, start, linear)
-        return _with_covariance(problem, best, absolute=weights is not None)
+        return _judged(problem, best, start, linear, level, absolute=weights is not None)
 
 
-def solve_jointly(law: Law, curves: Sequence[Curve], starts: np.ndarray, *, absolute: bool) -> list[Fit]:
+def solve_jointly(
+    law: Law, curves: Sequence[Curve], starts: np.ndarray, *, absolute: bool, level: float = 0.9
+) -> list[Fit]:
     """Return the least-squares solutions of specimens that share parameters, fitted to all of their points together.
 
     Minimises sum_s |(f(x_s; own_s, shared) - y_s) / sigma_s|^2 over every specimen's own parameters and one value of
@@ -82,6 +92,7 @@ def solve_jointly(law: Law, curves: Sequence[Curve], starts: np.ndarray, *, abso
         curves: two specimens or more.
         starts: (specimens, parameters) unconstrained.
         absolute: True if every point has a sigma; False if one unknown noise is common to all.
+        level: probability of intervals by profiles.
 
     Reference: Bates and Watts, Nonlinear Regression Analysis (1988), 4.1.
     """
@@ -93,195 +104,35 @@ def solve_jointly(law: Law, curves: Sequence[Curve], starts: np.ndarray, *, abso
     start = np.empty(count * len(own) + len(common))
     start[place[:, own]] = starts[:, own]
     start[place[0, common]] = np.median(starts[:, common], 0)
-    problem = _together(law, curves, place, absolute)
+    problem = together(law, curves, place, absolute)
     with np.errstate(all="ignore"):
-        whole = _with_covariance(problem, _polished(problem, _descend(problem, start, [])), absolute=absolute)
-    return [
-        whole._replace(u=whole.u[at], covariance=None if whole.covariance is None else whole.covariance[np.ix_(at, at)])
-        for at in place
-    ]
+        whole = _judged(problem, polished(problem, descend(problem, start, [])), start, [], level, absolute=absolute)
+    return [_of_specimen(whole, at) for at in place]
 
 
-class _Trial(NamedTuple):
-    """Where a descent ended, with the orthogonal factors of the scaled Jacobian there."""
-
-    u: np.ndarray  # (parameters,)
-    cost: float
-    offset: float  # tangential over orthogonal part of the residual, per degree of freedom
-    singular: bool
-    step: np.ndarray  # (parameters,) the Gauss-Newton step from here
-    upper: np.ndarray  # (parameters, parameters) R of the QR of the Jacobian with columns of unit length
-    scale: np.ndarray  # (parameters,) those columns' lengths
-
-    @property
-    def minimum(self) -> bool:
-        return bool(self.offset < _OFFSET and not self.singular)
+def _of_specimen(whole: Fit, at: np.ndarray) -> Fit:
+    """Return one specimen's part of a solution of all; at: (parameters,) among the unknowns."""
+    covariance = None if whole.covariance is None else whole.covariance[np.ix_(at, at)]
+    profiles = {i: whole.profiles[j] for i, j in enumerate(at.tolist()) if j in whole.profiles}
+    return whole._replace(u=whole.u[at], covariance=covariance, profiles=profiles)
 
 
-class _Problem:
-    """Weighted residuals and their Jacobian, for a batch of unconstrained parameter vectors.
-
-    Args:
-        law: the law.
-        names: of the unknowns, for messages.
-        linearized: (batch, unknowns) -> curve (batch, points) and its derivatives (batch, points, unknowns).
-        x, y, weights: (points,).
-    """
-
-    def __init__(
-        self,
-        law: Law,
-        names: Sequence[str],
-        linearized: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
-        x: np.ndarray,
-        y: np.ndarray,
-        weights: np.ndarray,
-    ) -> None:
-        self.law, self.names, self.linearized, self.y, self.weights = law, names, linearized, y, weights
-        self.norm = float(np.linalg.norm(y * weights))
-        self.order = np.argsort(x, kind="stable")
-        self._last: tuple[bytes, tuple[np.ndarray, np.ndarray]] = b"", ()
-
-    def at(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (batch, points) and (batch, points, parameters) at u: (batch, parameters); huge where not finite."""
-        if self._last[0] == u.tobytes():
-            return self._last[1]
-        curve, slopes = self.linearized(u)
-        residual, jacobian = (curve - self.y) * self.weights, slopes * self.weights[:, None]
-        good = (np.abs(residual) < _HUGE).all(-1) & (np.abs(jacobian) < _HUGE).all((-1, -2))
-        values = np.where(good[:, None], residual, _HUGE), np.where(good[:, None, None], jacobian, 0.0)
-        self._last = u.tobytes(), values
-        return values
-
-    def projected(self, u: np.ndarray, linear: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return u with its linear parameters at their optimum, and the residual there: (batch, points)."""
-        residual, jacobian = self.at(u)
-        if linear:
-            columns, scale = _unit_columns(jacobian[:, :, linear])
-            step = -(np.linalg.pinv(columns, rcond=1e-13) @ residual[:, :, None])  # (batch, linear, 1)
-            residual = np.nan_to_num(residual + (columns @ step)[..., 0], nan=_HUGE)
-            u = u.copy()
-            u[:, linear] += step[..., 0] / scale
-        return u, residual
-
-    def tolerance(self, cost: float) -> float:
-        """Return how far apart the costs of one minimum can come out."""
-        return 1e-7 * cost + (10 * _ROUNDING * self.norm) ** 2
-
-    def judge(self, u: np.ndarray) -> _Trial:
-        """Return the state at u: (parameters,), with its relative offset."""
-        residual, jacobian = (values[0] for values in self.at(u[None]))
-        points, count = jacobian.shape
-        columns, scale = _unit_columns(jacobian)
-        q, upper = np.linalg.qr(columns)
-        tangential, cost = q.T @ residual, float(residual @ residual)
-        inside = np.linalg.norm(tangential)
-        outside = np.sqrt(max(cost - inside**2, 0.0) / max(points - count, 1))
-        offset = inside / np.sqrt(count) / max(outside, _ROUNDING / _OFFSET * self.norm, 1e-300)
-        spectrum = np.linalg.svd(upper, compute_uv=False)
-        singular = points < count or not spectrum[-1] > 1e-13 * np.sqrt(points) * spectrum[0]
-        step = -np.linalg.lstsq(upper, tangential, rcond=1e-15)[0] / scale
-        return _Trial(u, cost, offset, singular, step, upper, scale)
-
-
-def _alone(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> _Problem:
-    """Return the problem of one specimen."""
-    at = torch.from_numpy(x)
-    return _Problem(law, law.names, lambda u: _linearized(law, u, at.expand(len(u), -1)), x, y, weights)
-
-
-def _together(law: Law, curves: Sequence[Curve], place: np.ndarray, absolute: bool) -> _Problem:
-    """Return the problem of several specimens at once; place: (specimens, parameters) among the unknowns."""
-    x, y, sigma, mask = (part.numpy() for part in pad(curves))
-    specimen = mask.nonzero()[0]  # (points,)
-    names = [""] * (place.max() + 1)
-    for curve, row in zip(curves, place, strict=True):
-        for name, at in zip(law.names, row, strict=True):
-            names[at] = name if law.parameters[name].shared else f"{name} of {curve.name}"
-
-    def linearized(u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        every = u[:, place].reshape(-1, place.shape[1])  # (batch * specimens, parameters)
-        curve, slopes = _linearized(law, every, torch.from_numpy(np.tile(x, (len(u), 1))))
-        jacobian = np.zeros((len(u), len(specimen), u.shape[1]))
-        own = slopes.reshape(len(u), *x.shape, -1)[:, mask]  # (batch, points, parameters)
-        np.put_along_axis(jacobian, np.broadcast_to(place[specimen], own.shape), own, -1)
-        return curve.reshape(len(u), *x.shape)[:, mask], jacobian
-
-    return _Problem(law, names, linearized, x[mask], y[mask], 1.0 / sigma[mask] if absolute else np.ones(mask.sum()))
-
-
-def _linearized(law: Law, u: np.ndarray, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return the law at u: (batch, parameters), as (batch, points), and its derivatives (batch, points, parameters)."""
-    curve, by = law.linearized({name: torch.tensor(u[:, i]) for i, name in enumerate(law.names)}, x)
-    return curve.numpy(), torch.stack([by[name] for name in law.names], -1).numpy()
-
-
-def _trials(problem: _Problem, start: np.ndarray, linear: list[int], known: bool) -> Iterator[_Trial]:
+def _trials(problem: Problem, start: np.ndarray, linear: list[int], known: bool) -> Iterator[Trial]:
     """Yield where descents end: from the start, projected and plain, then from the best of many scattered around it."""
-    yield _polished(problem, _descend(problem, start, linear))
+    yield polished(problem, descend(problem, start, linear))
     if linear:  # without linear parameters the two are one descent, and no second opinion
-        yield _polished(problem, _descend(problem, start, []))
+        yield polished(problem, descend(problem, start, []))
     if len(problem.y) < len(start):
         return
-    scattered, residual = problem.projected(_scattered(problem.law, start), linear)
+    scattered, residual = problem.projected(_scattered(problem, start), linear)
     for i in np.argsort((residual * residual).sum(-1))[:_DESCENTS]:
-        yield _polished(problem, _descend(problem, scattered[i], linear))
+        yield polished(problem, descend(problem, scattered[i], linear))
 
 
-def _descend(problem: _Problem, start: np.ndarray, linear: list[int]) -> np.ndarray:
-    """Return the end of a Levenberg-Marquardt descent: (parameters,), the linear ones solved for at every step."""
-    free = [i for i in range(len(start)) if i not in linear]
-    padding = max(len(free) - len(problem.y), 0)  # MINPACK wants a residual for every parameter
-
-    def full(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        u = start.copy()
-        u[free] = v
-        return problem.projected(u[None], linear)
-
-    def residual(v: np.ndarray) -> np.ndarray:
-        values = full(v)[1][0]
-        return values if not padding else np.pad(values, (0, padding))
-
-    def jacobian(v: np.ndarray) -> np.ndarray:
-        by = problem.at(full(v)[0])[1][0]
-        free_by = by[:, free]
-        if linear:
-            q = np.linalg.qr(_unit_columns(by[:, linear])[0])[0]
-            free_by = free_by - q @ (q.T @ free_by)  # Kaufman's approximation: the gradient stays exact
-        return free_by if not padding else np.pad(free_by, ((0, padding), (0, 0)))
-
-    if not free:
-        return full(start[free])[0][0]
-    v = optimize.leastsq(
-        residual,
-        start[free],
-        Dfun=jacobian,
-        full_output=True,
-        factor=1.0,
-        xtol=1e-10,
-        ftol=1e-10,
-        maxfev=100 * (len(start) + 1),
-    )[0]
-    return full(v)[0][0]
-
-
-def _polished(problem: _Problem, u: np.ndarray) -> _Trial:
-    """Return the state after Gauss-Newton steps from u, as long as they bring the offset down."""
-    best = problem.judge(u)
-    for _ in range(30):
-        if best.offset < _POLISHED:
-            break
-        new = problem.judge(best.u + best.step)
-        if not (new.offset < 0.7 * best.offset and new.cost <= best.cost + problem.tolerance(best.cost)):
-            break
-        best = new
-    return best
-
-
-def _plausible(problem: _Problem, trial: _Trial) -> bool:
+def _plausible(problem: Problem, trial: Trial) -> bool:
     """Return False where another minimum is likely: residuals that are large, or too long of one sign."""
     weighted = problem.y * problem.weights
-    if trial.cost <= (100 * _ROUNDING * problem.norm) ** 2:
+    if trial.cost <= (100 * ROUNDING * problem.norm) ** 2:
         return True
     if trial.cost > 0.1 * ((weighted - weighted.mean()) ** 2).sum():
         return False
@@ -292,31 +143,31 @@ def _plausible(problem: _Problem, trial: _Trial) -> bool:
     return 1 + int((above[1:] != above[:-1]).sum()) >= expected - 3 * np.sqrt(max(variance, 0.0))
 
 
-def _linear(problem: _Problem, start: np.ndarray) -> list[int]:
+def _linear(problem: Problem, start: np.ndarray) -> list[int]:
     """Return parameters in which the curve is jointly affine: moving them leaves their own columns as they are."""
-    if all(parameter.support != "real" for parameter in problem.law.parameters.values()):
+    if "real" not in problem.supports:
         return []
     base = start + 0.013 * np.abs(start) + 1e-4 * (start == 0)
     columns = problem.at(np.vstack([base, base + np.diag(0.1 * np.abs(base))]))[1]  # (1 + moved, points, parameters)
     size = np.abs(columns[0]).max(0)
     fixed = (np.abs(columns[1:] - columns[0]).max(1) <= 1e-9 * size) & (size > 0)  # (moved, parameters)
     chosen: list[int] = []
-    for i, parameter in enumerate(problem.law.parameters.values()):
-        if parameter.support == "real" and fixed[i, i] and all(fixed[i, j] and fixed[j, i] for j in chosen):
+    for i, support in enumerate(problem.supports):
+        if support == "real" and fixed[i, i] and all(fixed[i, j] and fixed[j, i] for j in chosen):
             chosen.append(i)
     return chosen
 
 
-def _scattered(law: Law, start: np.ndarray) -> np.ndarray:
+def _scattered(problem: Problem, start: np.ndarray) -> np.ndarray:
     """Return (samples, parameters): the start's values times random factors; of either sign where it is zero."""
     draw = np.random.default_rng(0).uniform(-1.0, 1.0, (_SAMPLES, len(start)))
-    real = np.array([parameter.support == "real" for parameter in law.parameters.values()])
+    real = np.array([support == "real" for support in problem.supports])
     zero = np.sign(draw) * 10 ** (_DECADES * (2 * np.abs(draw) - 1))
     moved = np.where(start != 0, start * 10 ** (_DECADES * draw), zero)
     return np.where(real, moved, start + np.log(10.0) * _DECADES * draw)
 
 
-def _like_start(problem: _Problem, best: _Trial, start: np.ndarray, linear: list[int]) -> _Trial:
+def _like_start(problem: Problem, best: Trial, start: np.ndarray, linear: list[int]) -> Trial:
     """Return the same minimum with the start's signs and order, where the curve leaves them open.
 
     A width that enters squared can have either sign; two exponentials can change places.
@@ -331,13 +182,36 @@ def _like_start(problem: _Problem, best: _Trial, start: np.ndarray, linear: list
             other[[i, j]] = other[[j, i]]
             differs = (start[i] - start[j]) * (best.u[i] - best.u[j]) < 0
         if differs:
-            trial = _polished(problem, problem.projected(other[None], linear)[0][0])
+            trial = polished(problem, problem.projected(other[None], linear)[0][0])
             if trial.minimum and abs(trial.cost - best.cost) <= problem.tolerance(best.cost):
                 best = trial
     return best
 
 
-def _with_covariance(problem: _Problem, best: _Trial, *, absolute: bool) -> Fit:
+def _judged(
+    problem: Problem, best: Trial, start: np.ndarray, linear: list[int], level: float, *, absolute: bool
+) -> Fit:
+    """Return the solution with its covariance (R^T R)^-1 in the units of u, or with the reason why there is none.
+
+    Parameters at their bounds are held there, and the others judged as those of the law without them.
+    """
+    points, count = len(problem.y), len(best.u)
+    exact = best.cost <= (ROUNDING * problem.norm) ** 2
+    if points < count or (points == count and not absolute) or exact:
+        return _with_covariance(problem, best, absolute=absolute)
+    found = settled(problem, best, start, linear, level, absolute=absolute)
+    held = [i for i in range(count) if i not in found.free]
+    fit = _with_covariance(problem.held({i: found.u[i] for i in held}), found.trial, absolute=absolute)
+    if fit.covariance is None and held:
+        return _with_covariance(problem, best, absolute=absolute)
+    if fit.covariance is None:
+        return fit
+    covariance = np.zeros((count, count))
+    covariance[np.ix_(found.free, found.free)] = fit.covariance
+    return Fit(found.u, covariance, fit.cost, True, "", found.profiles, len(held))
+
+
+def _with_covariance(problem: Problem, best: Trial, *, absolute: bool) -> Fit:
     """Return the solution with its covariance (R^T R)^-1 in the units of u, or with the reason why there is none."""
     points, count = len(problem.y), len(best.u)
     message = ""
@@ -352,17 +226,10 @@ def _with_covariance(problem: _Problem, best: _Trial, *, absolute: bool) -> Fit:
         message = "the solve found no minimum; give a start nearer to the solution"
     elif points == count and not absolute:
         message = "as many parameters as points: nothing is left to judge the fit by"
-    elif best.cost <= (_ROUNDING * problem.norm) ** 2 and not (absolute and problem.norm):
+    elif best.cost <= (ROUNDING * problem.norm) ** 2 and not (absolute and problem.norm):
         message = "the law passes through every point: no residual measures the noise"
     if message:
-        return Fit(best.u, None, best.cost, best.minimum and problem.norm > 0, message)
+        return Fit(best.u, None, best.cost, best.minimum and problem.norm > 0, message, {})
     factor = np.linalg.inv(best.upper) / best.scale[:, None]
     variance = 1.0 if absolute else best.cost / (points - count)
-    return Fit(best.u, variance * factor @ factor.T, best.cost, True, "")
-
-
-def _unit_columns(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (..., rows, columns) with columns of unit length, and those lengths: (..., columns); 1 where zero."""
-    length = np.sqrt((matrix * matrix).sum(-2))
-    length = np.where(length > 0, length, 1.0)
-    return matrix / length[..., None, :], length
+    return Fit(best.u, variance * factor @ factor.T, best.cost, True, "", {})

@@ -16,7 +16,7 @@ from scimeta.calibration.family.mixture import Gaussian
 from scimeta.calibration.laws.checks import check_numbers
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.learning.past import Past, regressed
-from scimeta.calibration.nodes import student_nodes
+from scimeta.calibration.learning.several_starts import best_of_several
 from scimeta.calibration.posterior.posterior import posterior
 
 
@@ -31,7 +31,7 @@ def first_family(law: Law, past: Past, curves: Sequence[Curve]) -> tuple[Tensor,
     alone = Family.gaussian(free, np.zeros((1, len(law.names))), np.eye(len(law.names)), 1.0)
     spread = max(float(data.y[data.mask].std(correction=0)), 1e-300)
     points = data.points(0.1 * spread)
-    start = _search(alone, points) if law.first_guess is None else _guessed(free, law.first_guess, curves)
+    start = best_of_several(alone, points) if law.first_guess is None else _guessed(free, law.first_guess, curves)
     finite = torch.isfinite(alone.curve(start, data.x)).all(-1)
     if not finite.all():
         name = curves[int(finite.byte().argmin())].name
@@ -39,8 +39,10 @@ def first_family(law: Law, past: Past, curves: Sequence[Curve]) -> tuple[Tensor,
     check_numbers(free, dict(zip(law.names, start.T, strict=True)), {}, data.x)
     real = torch.tensor([parameter.support == "real" for parameter in law.parameters.values()])
     sd = torch.where(real, 1e4 * (1.0 + start.abs().max(0).values), 2.0)  # a real parameter may have any magnitude
-    found = posterior(alone, Gaussian(start, torch.diag(sd**2)), points, start=start, nodes=1)
-    every = _alike(alone, torch.where(found.converged[:, None], found.mode, start), points)
+    every = start
+    if law.first_guess is not None:
+        found = posterior(alone, Gaussian(start, torch.diag(sd**2)), points, start=start, nodes=1)
+        every = _alike(alone, torch.where(found.converged[:, None], found.mode, start), points)
     shared = {n: every[:, i].median() for i, n in enumerate(law.names) if n not in fast}
     mode = every[:, [i for i, name in enumerate(law.names) if name in fast]]
     coefficients = regressed(design, mode)
@@ -82,13 +84,3 @@ def _guessed(law: Law, first_guess: Callable[..., Mapping[str, float]], curves: 
     guesses = [first_guess(curve.x, curve.y) for curve in curves]
     free = law.unconstrain({n: torch.tensor([g[n] for g in guesses], dtype=torch.float64) for n in law.names})
     return torch.stack(list(free.values()), -1)
-
-
-def _search(family: Family, points: Points) -> Tensor:
-    """Return (specimens, parameters): the best of widely scattered values, for a law without a first guess."""
-    nodes = 2.0 * student_nodes(1021, len(family.law.names))[0]
-    best = []
-    for x, y, weight in zip(*points, strict=True):
-        misfit = (((family.curve(nodes, x) - y) * weight) ** 2).sum(-1)
-        best.append(nodes[misfit.nan_to_num(nan=torch.inf).argmin()])
-    return torch.stack(best)

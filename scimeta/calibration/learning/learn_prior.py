@@ -14,12 +14,14 @@ from tqdm import tqdm
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.family.conditions import coefficient_covariance, resolved
 from scimeta.calibration.family.prior import Prior
+from scimeta.calibration.family.prior_report import single_level
 from scimeta.calibration.family.provenance import Covariates, Learned, covariates_of
 from scimeta.calibration.laws.checks import measured
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.learning.components import least_specimens
 from scimeta.calibration.learning.em import Loop, State
 from scimeta.calibration.learning.initial_values import first_family
+from scimeta.calibration.learning.m_step import maximize
 from scimeta.calibration.learning.model_selection import refined
 from scimeta.calibration.learning.past import Past
 from scimeta.calibration.learning.residuals import wander
@@ -58,7 +60,8 @@ def learn_prior(
         curves: past specimens. Points with their own sigma keep it; the noise is learned from the others.
         conditions: what moves the population's mean, linearly in the unconstrained parameters (log for positive ones):
             names of the curves' conditions, or forms of them, "1/T", "log(dose)", "T^2". With "1/T" the logarithm of a
-            rate has an activation energy, :meth:`Prior.activation_energy`; a temperature in degC counts in K there.
+            rate has an activation energy, :meth:`Prior.activation_energy`; a temperature in degC counts in K there. A
+            condition that is text, such as a grade, has a mean for each of its levels, :meth:`Prior.level_effects`.
         components: kinds of specimens that the population consists of, a Gaussian each; "auto" for as many as foretell
             specimens that were left out better than fewer do, one unless it is clear.
         objective: "likelihood" for empirical Bayes; "predictive" to move the means, from there, to where points held
@@ -99,6 +102,8 @@ def learn_prior(
         raise ValueError("learn_prior: y is 0 at every point of every specimen; was the right column read?")
     conditions = tuple(resolved(name, curves[0].conditions) for name in conditions)
     covariates, design = covariates_of(curves, conditions, len(law.fast))
+    for level in covariates.single:
+        warnings.warn(f"learn_prior: {single_level(level)}", stacklevel=2)
     past = Past(data, torch.from_numpy(design))
     _require_surplus(law, past)
     _require_components(law, past, components)
@@ -107,12 +112,35 @@ def learn_prior(
         loop = Loop(past, steps, tolerance, bar)
         state = refined(loop, loop.run(family, start), components, objective)
     if not state.converged:
-        warnings.warn(
-            f"learn_prior: no fixed point after {steps} iterations; the past may say too little of a parameter: give "
-            "more specimens or points, simplify the law, or raise steps",
-            stacklevel=2,
-        )
+        warnings.warn(_why_not_converged(loop, state), stacklevel=2)
     return _prior(past, [curve.name for curve in curves], covariates, state)
+
+
+def _why_not_converged(loop: Loop, state: State) -> str:
+    """Return what keeps the iteration from its end, and what to do.
+
+    Expectation maximisation lets a variance that is best zero shrink as 1 / iterations only, without end. Such a
+    parameter is one whose standard deviation still shrinks although it is below half of what the points of a specimen
+    leave open.
+    """
+    past, family = loop.past, state.family
+    found = loop.posterior(family, state.found.mode)
+    after = maximize(past, family, found, hold_means=state.held_means)
+    variance, new = (one.covariances.diagonal(dim1=-2, dim2=-1) for one in (family, after))  # (components, fast)
+    by = family.linearized(found.mode, past.data.x)[1]
+    slopes = family.points(past.data).whitened(torch.stack([by[name] for name in family.law.fast], 1))
+    by_points = torch.linalg.pinv(slopes @ slopes.mT, hermitian=True).diagonal(dim1=-2, dim2=-1).median(0).values
+    shrinking = ((new < variance * (1.0 - loop.tolerance)) & (variance < 0.25 * by_points)).any(0)
+    names = [name for name, shrinks in zip(family.law.fast, shrinking.tolist(), strict=True) if shrinks]
+    said = f"learn_prior: no fixed point after {loop.steps} iterations; "
+    if not names:
+        advice = "give more specimens or points, simplify the law, or raise steps"
+        return f"{said}the past may say too little of a parameter: {advice}"
+    which, it, them = " and ".join(names), *(("it", "it") if len(names) == 1 else ("each", "them"))
+    return (
+        f"{said}the standard deviation of {which} between the specimens still shrinks: they all seem to have one value "
+        f"of {it}. Write Parameter(..., shared=True) for {them} in the law, or raise steps"
+    )
 
 
 def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State) -> Prior:
@@ -130,7 +158,8 @@ def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State)
     offset = past.design - torch.eye(1, past.design.shape[1], dtype=past.design.dtype)
     at_centre = found.mean - torch.einsum("sr,srf->sf", offset, slopes)
     own = [weighted_covariance(found.nodes, w / w.sum(-1, keepdim=True).clamp(min=1e-300)) for w in members]
-    errors = [coefficient_covariance(past.design, *part) for part in zip(covariances, own, each, strict=True)]
+    levels = [1 + i for i, name in enumerate(covariates.names) if name in covariates.indicators]
+    errors = [coefficient_covariance(past.design, *part, levels) for part in zip(covariances, own, each, strict=True)]
     learned = Learned(
         dict(zip(names, at_centre.numpy(), strict=True)),
         (float(past.data.x.min()), float(past.data.x.max())),

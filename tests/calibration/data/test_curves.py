@@ -73,7 +73,10 @@ def test_sigma_that_no_point_has_is_none():
         (([1, 2], [0, 1], [0.1, np.inf]), r"sigma\[1\] is inf"),
         (([1, 2], [0, 1], [0.1]), r"sigma has shape \(1,\), x has shape \(2,\); pass one number or one a point"),
         (([1, 2], [0, 1], None, {"T": np.nan}), "condition 'T' is nan; it must be finite"),
-        (([1, 2], [0, 1], None, {"T": "hot"}), "condition 'T' must be a number; got 'hot'"),
+        (([1, 2], [0, 1], None, {"T": [1]}), r"condition 'T' must be a number or text; got \[1\]"),
+        (([1, 2], [0, 1], None, {"grade": None}), "condition 'grade' must be a number or text; got None"),
+        (([1, 2], [0, 1], None, {"grade": "  "}), "condition 'grade' is '  ', which stands for a missing value"),
+        (([1, 2], [0, 1], None, {"grade": "nan"}), "condition 'grade' is 'nan', which stands for a missing value"),
         (([1, 2], [0, 1], None, ["hot"]), "conditions must be a dict"),
         (([1, 2], [0, 1j]), "y must be numbers, one a point; complex"),
         (([5, 1, 5], [0, 1, 2]), r"x\[0\] and x\[2\] are both 5; average them, .* replicates=True"),
@@ -133,6 +136,17 @@ def test_the_representation_stays_short_however_many_curves():
 def test_two_specimens_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two specimens are named 'A'"):
         Curves([Curve("A", [1], [1]), Curve("A", [2], [2])], Axis("x"), Axis("y"))
+
+
+def test_text_is_a_condition_with_single_spaces():
+    assert Curve("A", [1], [1], conditions={"grade": " 316  L"}).conditions == {"grade": "316 L"}
+
+
+def test_a_condition_that_is_text_for_one_and_a_number_for_another_is_named():
+    curves = [Curve("A", [1], [1], conditions={"T": 420.0}), Curve("B", [1], [1], conditions={"T": "420"})]
+    said = "condition 'T' is the number 420 for specimen 'A' and the text '420' for 'B'; give numbers to all specimens"
+    with pytest.raises(ValueError, match=said):
+        Curves(curves, Axis("time"), Axis("fraction"))
 
 
 def test_a_condition_that_one_specimen_lacks_is_named():

@@ -263,3 +263,72 @@ def test_three_hundred_thousand_rows_are_read_in_a_few_seconds(tmp_path):
     curves = read_curves(path)
     assert time.process_time() - start < 5.0  # 1.6 s on an idle core
     assert (len(curves), sum(map(len, curves))) == (10_000, 300_000)
+
+
+GRADED = "specimen,time,fraction,grade\nA,1,0.5,316L\nA,2,0.6,316L\nB,1,0.5, 304  L\n"
+
+
+def test_a_column_of_text_is_a_condition():
+    curves = read(GRADED, conditions=["grade"])
+    assert [curve.conditions for curve in curves] == [{"grade": "316L"}, {"grade": "304 L"}]
+
+
+def test_a_column_of_numbers_stays_one_whatever_its_decimal_sign():
+    curves = read("specimen;time;fraction;T\nA;1;0,5;400,5\nB;1;0,5;7\n", conditions=["T"])
+    assert [curve.conditions for curve in curves] == [{"T": 400.5}, {"T": 7.0}]
+
+
+@pytest.mark.parametrize("odd, said", [
+    ("304", "row 3, column 'grade': '304' is a number, but '316L' in row 2 is text; a condition is"),
+    ("3,5", "row 3, column 'grade': '3,5' is a number, but '316L' in row 2 is text"),
+    ("inf", "row 3, column 'grade': 'inf' is a number, but '316L' in row 2 is text"),
+    ("", "row 3, column 'grade': the value is missing; fill it in"),
+    ("NaN", "row 3, column 'grade': the value is missing; fill it in"),
+    ("N/A", "row 3, column 'grade': the value is missing; fill it in"),
+])  # fmt: skip
+def test_a_condition_that_mixes_text_with_others_is_named(odd, said):
+    with pytest.raises(ValueError, match=said):
+        read(f"specimen;time;fraction;grade\nA;1;0.5;316L\nB;1;0.5;{odd}\n", conditions=["grade"])
+    frame = pd.DataFrame({"specimen": ["A", "B"], "time": [1, 1], "fraction": [0.5, 0.5], "grade": ["316L", odd]})
+    with pytest.raises(ValueError, match=said.replace("row 3", "row 1").replace("row 2", "row 0")):
+        read_curves(frame, conditions=["grade"])
+
+
+@pytest.mark.parametrize("cells, said", [
+    (["316L", None], "row 1, column 'grade': the value is missing"),
+    (["316L", np.nan], "row 1, column 'grade': the value is missing"),
+    (["316L", 304], "row 1, column 'grade': '304' is a number, but '316L' in row 0 is text"),
+    ([420.0, "hot"], "row 0, column 'grade': '420.0' is a number, but 'hot' in row 1 is text"),
+    ([420.0, np.nan], "row 1, column 'grade': the value is missing"),
+    (pd.Categorical(["316L", None]), "row 1, column 'grade': the value is missing"),
+])  # fmt: skip
+def test_a_frame_with_an_odd_cell_among_the_conditions_names_it(cells, said):
+    frame = pd.DataFrame({"specimen": ["A", "B"], "time": [1, 1], "fraction": [0.5, 0.5], "grade": cells})
+    with pytest.raises(ValueError, match=said):
+        read_curves(frame, conditions=["grade"])
+
+
+def test_a_category_is_text_even_where_it_looks_like_numbers():
+    frame = pd.DataFrame({"specimen": ["A", "B"], "time": [1, 1], "fraction": [0.5, 0.5], "grade": [304, 316]})
+    assert read_curves(frame, conditions=["grade"])["A"].conditions == {"grade": 304.0}
+    frame["grade"] = frame["grade"].astype("category")
+    assert read_curves(frame, conditions=["grade"])["A"].conditions == {"grade": "304"}
+
+
+def test_sodium_is_not_a_missing_value():
+    curves = read("specimen,time,fraction,cation\nA,1,0.5,Na\nB,1,0.5,K\n", conditions=["cation"])
+    assert curves["A"].conditions == {"cation": "Na"}
+
+
+def test_text_that_changes_within_a_specimen_is_named():
+    said = "row 3, column 'grade': 304L, but 316L in row 2 of the same specimen 'A'"
+    with pytest.raises(ValueError, match=said):
+        read("specimen,time,fraction,grade\nA,1,0.5,316L\nA,2,0.5,304L\n", conditions=["grade"])
+
+
+def test_curves_with_text_survive_their_frame():
+    curves = read(GRADED.replace("316L", "316").replace("304  L", "x 304"), conditions=()).to_frame()
+    curves["grade"] = pd.Categorical(["316", "316", "304"])
+    once = read_curves(curves, conditions=["grade"])
+    again = read_curves(once.to_frame(), conditions=once.conditions)
+    assert [c.conditions for c in again] == [c.conditions for c in once] == [{"grade": "316"}, {"grade": "304"}]

@@ -8,9 +8,11 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.misfit import Misfit
 from scimeta.calibration.family.prior import Prior, read_prior_file
 from scimeta.calibration.family.provenance import Covariates, Learned
@@ -24,6 +26,7 @@ LAW = Law("creep", lambda t, rate, n, e: rate * t**n + e, {
     Axis("time", "h"), Axis("strain", "mm"))  # fmt: skip
 
 
+LEVEL = Law("level", lambda x, a: a + 0.0 * x, {"a": Parameter()})
 COEFFICIENTS = np.array([[0.1, -0.5], [0.3, 0.0]])
 COVARIANCE = np.array([[0.2, 0.05], [0.05, 0.1]])
 
@@ -143,6 +146,45 @@ class TestReport:
         figure, ax = plt.subplots()
         assert prior().plot(ax) is ax
         plt.close(figure)
+
+
+class TestShortPastIsTold:
+    """Of few specimens the reports say so, and by how much fits widen the spread: what they say is what fits do."""
+
+    @staticmethod
+    def levels(count: int, seed: int = 0) -> list[Curve]:
+        """Specimens known exactly: what is left open is the population alone."""
+        values = 1.0 + 0.3 * np.random.default_rng(seed).standard_normal(count)
+        return [Curve(f"S{i}", [1, 2, 3], [a] * 3, sigma=1e-5, conditions={"z": i}) for i, a in enumerate(values)]
+
+    @pytest.mark.parametrize("count, dof, left", [(4, 3, ""), (3, 3, ", the least that is taken where they leave 2")])
+    def test_is_told_by_prior_and_fit_as_it_is_done(self, count, dof, left):
+        told = (
+            f"learned from {count} specimens: little is known of their spread, so that fits expect a Gaussian of "
+            f"{dof / (dof - 2):.3g} times its variance, that of Student's t with {max(dof, 3)} degrees of freedom{left}"
+        )
+        found = learn_prior(LEVEL, self.levels(count), components=1)
+        fit = Calibrator(LEVEL, found).fit([], [], conditions={"z": 1.0})
+        assert told in str(found) and told in str(fit) and told in str(fit.batch)
+        mean = 1.0 + 1.0 / count  # its own variance is open too
+        assert fit["a"].std ** 2 == pytest.approx(dof / (dof - 2) * mean * found.covariance[0, 0], rel=0.01)
+        assert found.dof == max(dof, 3)
+
+    def test_grows_with_regressors_and_parameters(self):
+        for count, conditions, told in ((9, (), True), (10, (), False), (14, ("z",), True), (15, ("z",), False)):
+            found = learn_prior(LEVEL, self.levels(count), conditions=conditions, components=1)
+            assert ("little is known of their spread" in str(found)) == told
+
+    def test_of_several_components_is_that_of_the_rarest(self):
+        weights = torch.tensor([0.9, 0.1], dtype=torch.float64)
+        coefficients = torch.tensor([[[0.0]], [[5.0]]], dtype=torch.float64)
+        family = Family(LEVEL, weights, coefficients, torch.ones(2, 1, 1, dtype=torch.float64), 0.1)
+        found = Prior(family, learned=Learned({f"S{i}": np.zeros(1) for i in range(60)}, (0.0, 1.0)))
+        assert "learned from 60 specimens, about 6 of one component: little is known" in str(found)
+        assert f"of {found.dof / (found.dof - 2):.3g} times its variance" in str(found)
+
+    def test_of_a_prior_set_by_hand_is_not_spoken_of(self):
+        assert "little is known" not in str(Prior.by_hand(LEVEL, [[0.0]], [[1.0]], 0.1))
 
 
 class TestFile:

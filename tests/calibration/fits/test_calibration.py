@@ -219,7 +219,17 @@ class TestReport:
     def test_the_frame_has_a_row_a_parameter(self, fit):
         frame = fit.to_frame()
         assert list(frame.index) == ["k", "n"]
-        assert list(frame.columns) == ["value", "lower", "upper", "level", "unit", "std", "from_data", "reason"]
+        assert list(frame.columns) == [
+            "value",
+            "lower",
+            "upper",
+            "level",
+            "unit",
+            "std",
+            "from_data",
+            "reason",
+            "at_bound",
+        ]
         assert frame.loc["k", "upper"] == fit["k"].upper
 
     def test_the_plot_shows_points_curve_and_band_on_labelled_axes(self, fit):

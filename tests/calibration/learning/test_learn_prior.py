@@ -314,6 +314,26 @@ class TestDoor:
             prior = learn_prior(jmak, simulate(20, seed=0, points=4)[1], steps=2)
         assert not prior.converged and "NOT CONVERGED" in str(prior)
 
+    def test_a_parameter_that_all_specimens_share_is_named_where_its_variance_keeps_the_iteration_going(self):
+        def fn(t, a, k, b):
+            return a * torch.exp(-k * t) + b
+
+        positive = Parameter(support="positive")
+        guess = {"a": 1.0, "k": 0.5, "b": 0.2}
+        law = Law("decay, offset", fn, dict.fromkeys("akb", positive), first_guess=lambda t, y: guess)
+        rng, t = np.random.default_rng(1), np.linspace(0.0, 10.0, 12)
+        a, k = np.exp(np.log([[2.0], [0.5]]) + 0.3 * rng.standard_normal((2, 20)))
+        y = a[:, None] * np.exp(-k[:, None] * t) + 0.3 + 0.002 * rng.standard_normal((20, 12))
+        curves = [Curve(f"S{i}", t, row, 0.02) for i, row in enumerate(y)]  # agree better than their sigma says
+        with pytest.warns(
+            UserWarning, match=r"no fixed point after 100 iterations; the standard deviation of b between"
+        ):
+            learn_prior(law, curves, steps=100)
+        shared = replace(law, parameters={**law.parameters, "b": replace(positive, shared=True)})
+        prior = learn_prior(shared, curves, steps=100)  # as advised: a fixed point
+        assert prior.converged
+        assert float(prior.family.shared["b"].exp()) == pytest.approx(0.3, abs=0.01)
+
     def test_a_past_without_noise_is_learned(self, jmak, simulate):
         prior = learn_prior(jmak, simulate(40, seed=2, times=np.linspace(0.3, 2.0, 8), noise=0.0)[1])
         assert 0.0 < prior.noise < 1e-4 and np.isfinite(prior.covariance).all()
