@@ -1,238 +1,139 @@
-"""What a law gets wrong along x: in the same way in all specimens, and in each specimen in its own way."""
+"""What a law misses: a smooth curve that all specimens have in common, and one that each has of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
-from scimeta.calibration.data.points import Points
-from scimeta.calibration.nodes import normal_nodes_beside
+from scimeta.calibration.laws.law import Law
 
-KNOTS = 6
-_MANY = 300  # nodes, of which one pair of draws each is enough
-_CHUNK = 64  # specimens whose curves at the nodes are held at once
+KNOTS = 10
+TAPER = 3e-4  # of the size: a sensitivity below makes the discrepancy vanish, the law being at rest there
+Coordinate = Literal["prediction", "x"]
 
-Curves = Callable[[slice], Tensor]
-"""Specimens -> (specimens, nodes, points) what the law predicts at their nodes."""
+
+class Place(NamedTuple):
+    """The law at some parameters, as far as the discrepancy depends on it; all (..., points).
+
+    Attributes:
+        x: the abscissa.
+        f: the law's prediction.
+        sensitivity: standard deviation of the prediction over the population, in the unit of y.
+        late: the prediction of a law that starts later by ``Discrepancy.start``, less f; None without a start.
+    """
+
+    x: Tensor
+    f: Tensor
+    sensitivity: Tensor
+    late: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
 class Discrepancy:
-    """A family's discrepancy over x, y = f(x, theta) + Phi(x) b, with b ~ N(mean, diag(variance)) of each specimen.
+    """A family's discrepancy, y = f(x; theta) + Phi(x, theta) c + noise, with c ~ N(mean, covariance) of each specimen.
 
-    Phi are straight lines between knots (hat functions), constant beyond the outermost. Given theta the measurements
-    are Gaussian, so that b is integrated over in closed form: points where the law is not to be trusted count less.
+        Phi_j = e(x, theta) spline_j(s),   e = size v / (v + taper size),   v = sd over the population of f(x)
+
+    ``spline_j`` are the cardinal cubic splines of the knots (1 at one knot, 0 at the others), flat and constant beyond
+    the outermost; s is the law's own prediction or a function of x. The envelope e vanishes wherever no parameter moves
+    the law, so that X(0) = 0 stays. With a start the last column is f(x - start) - f(x): a clock that begins late.
+    Given theta the measurements are Gaussian, so that c is integrated over in closed form.
 
     Attributes:
-        knots: (knots,) x, rising.
-        mean: (knots,) what all specimens have in common, in the unit of y.
-        variance: (knots,) of the specimens' own parts around it.
+        coordinates: of each smooth part, "prediction" (s = f) or "x"; a part has one column a knot.
+        knots: of each part, (knots,) of s, rising.
+        mean: (columns,) what all specimens have in common.
+        covariance: (columns, columns) of the specimens' own coefficients around it; may be singular.
+        mean_covariance: (columns, columns) how well the common part is known.
+        population: (fast, fast) covariance of the parameters by which the envelope weighs the law's derivatives.
+        size: largest |y| of the past.
+        taper: see above; 0 for a constant envelope.
+        x_scale: s = log(1 + x / x_scale) for the coordinate "x"; 0 for s = x.
+        start: by how much later the last column's clock begins, in the unit of x; 0 if there is no such column.
 
     Raises:
         ValueError: fewer than two knots, knots that do not rise, shapes that differ, values that are not finite, a
-            negative variance.
+            covariance with a negative variance.
 
     Reference: Kennedy, O'Hagan, J. R. Stat. Soc. B 63, 425 (2001).
-
-    >>> late = Discrepancy(np.array([0.0, 1.0]), np.array([0.0, 0.5]), np.array([0.0, 0.01]))
-    >>> late.basis(torch.tensor([0.25, 3.0]))
-    tensor([[0.7500, 0.2500],
-            [0.0000, 1.0000]])
     """
 
-    knots: np.ndarray
+    coordinates: tuple[Coordinate, ...]
+    knots: tuple[np.ndarray, ...]
     mean: np.ndarray
-    variance: np.ndarray
+    covariance: np.ndarray
+    mean_covariance: np.ndarray
+    population: np.ndarray = field(default_factory=lambda: np.eye(1))
+    size: float = 1.0
+    taper: float = TAPER
+    x_scale: float = 0.0
+    start: float = 0.0
 
-    def __post_init__(self) -> None:
-        for name in ("knots", "mean", "variance"):
-            value = np.asarray(getattr(self, name), dtype=float)
-            object.__setattr__(self, name, value)
-            if value.shape != np.shape(self.knots) or value.ndim != 1 or not np.isfinite(value).all():
-                raise ValueError(
-                    f"discrepancy: {name} has shape {value.shape}; expected one finite value for each knot"
-                )
-        if len(self.knots) < 2 or (np.diff(self.knots) <= 0).any():
-            raise ValueError(f"discrepancy: needs two knots or more, rising; got {self.knots.tolist()}")
-        if (self.variance < 0).any():
-            raise ValueError(f"discrepancy: a variance is negative: {self.variance.tolist()}")
+    @cached_property
+    def _splines(self) -> list[Tensor]:
+        """(4, knots - 1, knots) polynomial coefficients of the cardinal splines, the highest power first."""
+        return [torch.from_numpy(CubicSpline(k, np.eye(len(k)), bc_type="clamped").c.copy()) for k in self.knots]
 
     @cached_property
     def mean_(self) -> Tensor:
-        """``mean`` as a tensor."""
         return torch.from_numpy(self.mean)
 
     @cached_property
-    def variance_(self) -> Tensor:
-        """``variance`` as a tensor."""
-        return torch.from_numpy(self.variance)
+    def root(self) -> Tensor:
+        """(columns, rank) with root root' = covariance + mean_covariance: what is expected of a new specimen."""
+        return psd_root(torch.from_numpy(self.covariance + self.mean_covariance))
 
-    def basis(self, x: Tensor) -> Tensor:
-        """Return Phi at x: (..., points) -> (..., points, knots)."""
-        knots = torch.from_numpy(self.knots).to(x.dtype)
-        inside = x.clamp(knots[0], knots[-1]).contiguous()
-        right = torch.searchsorted(knots, inside).clamp(1, len(knots) - 1)
-        share = ((inside - knots[right - 1]) / (knots[right] - knots[right - 1]))[..., None]
-        unit = torch.eye(len(knots), dtype=x.dtype)
-        return unit[right - 1] * (1.0 - share) + unit[right] * share
+    def place(self, law: Law, named: dict[str, Tensor], x: Tensor) -> Place:
+        """Return the law at unconstrained parameters, name -> (...), and x (..., points)."""
+        f, by = broadcast_linearized(law, named, x)
+        J = torch.stack([by[name] for name in law.fast], -1)
+        late = None
+        if self.start:
+            late = law.curve(named, (x - self.start).clamp(min=0.0)) - f
+        return self.placed(x, f, J, late)
 
-    def absorbed(self, points: Points) -> Points:
-        """Return the measurements less the common part, whitened by noise and specimens' own parts together."""
-        basis = self.basis(points.x)
-        return Points(points.x, points.y - basis @ self.mean_, self._whitening(basis, points.inverse_sd))
+    def placed(self, x: Tensor, f: Tensor, J: Tensor, late: Tensor | None) -> Place:
+        """Return the same from the law's prediction and its derivatives J (..., points, fast)."""
+        variance = ((J @ torch.from_numpy(self.population)) * J).sum(-1)
+        return Place(x.expand(f.shape), f, variance.clamp(min=0.0).sqrt(), late)
 
-    def _whitening(self, basis: Tensor, inverse_sd: Tensor) -> Tensor:
-        """Return (specimens, points, points): the inverse Cholesky factor of the covariance; 0 at padding."""
-        scaled = basis * (self.variance_.sqrt() * inverse_sd[..., None])  # (specimens, points, knots)
-        factor = torch.linalg.cholesky(_identity(scaled.shape[-2]) + scaled @ scaled.mT)
-        return torch.linalg.solve_triangular(factor, torch.diag_embed(inverse_sd), upper=False)
+    def columns(self, place: Place) -> Tensor:
+        """Return Phi: (..., points, columns)."""
+        envelope = torch.full_like(place.f, self.size)
+        if self.taper:
+            envelope = envelope * place.sensitivity / (place.sensitivity + self.taper * self.size)
+        parts = [] if place.late is None else [place.late[..., None]]
+        for coordinate, knots, splines in reversed(list(zip(self.coordinates, self.knots, self._splines, strict=True))):
+            s = place.f if coordinate == "prediction" else self._of_x(place.x)
+            knots = torch.from_numpy(knots)
+            s = s.clamp(knots[0], knots[-1]).contiguous()
+            interval = torch.searchsorted(knots, s).clamp(1, len(knots) - 1) - 1
+            t = (s - knots[interval])[..., None]
+            a, b, c, d = (part[interval] for part in splines)
+            parts.insert(0, envelope[..., None] * (((a * t + b) * t + c) * t + d))
+        return torch.cat(parts, -1)
 
-    def conditional(self, points: Points) -> tuple[Tensor, Tensor]:
-        """Return how b follows the residuals y - f - Phi mean: gain (specimens, knots, points), and its covariance.
-
-        Args:
-            points: as measured (with a diagonal noise).
-        """
-        scale = self.variance_.sqrt()
-        scaled = self.basis(points.x) * (scale * points.inverse_sd[..., None])
-        inner = _identity(len(scale)) + scaled.mT @ scaled
-        gain = scale[:, None] * torch.linalg.solve(inner, scaled.mT) * points.inverse_sd[:, None]
-        return gain, scale[:, None] * torch.linalg.inv(inner) * scale
-
-    def draw(self, points: Points, curves: Curves, fast: int) -> Tensor:
-        """Return (specimens, draws, nodes, knots): b at each posterior node, from its exact distribution given that.
-
-        The draws are quasi-random and come in pairs on either side of their mean, which therefore is exact.
-
-        Args:
-            points: as measured.
-            curves: what the law predicts at the nodes, at the points' x.
-            fast: number of parameters whose nodes these are.
-        """
-        gain, covariance = self.conditional(points)
-        factor, knots, result = _root(covariance), len(self.knots), None
-        for rows in _slices(len(points.x)):
-            centre = self.mean_ + self._residual(points, curves, rows) @ gain[rows].mT
-            count = centre.shape[1]
-            one = normal_nodes_beside(count, knots, fast)
-            sides = [one, one.roll(count // 3, 0)] if count < _MANY else [one]
-            if result is None:
-                result = centre.new_empty(len(points.x), 2 * len(sides), count, knots)
-            for i, side in enumerate(sides):
-                around = side @ factor[rows].mT
-                torch.add(centre, around, out=result[rows, 2 * i])
-                torch.sub(centre, around, out=result[rows, 2 * i + 1])
-        assert result is not None  # there is a specimen
-        return result
-
-    def _residual(self, points: Points, curves: Curves, rows: slice) -> Tensor:
-        """Return (specimens, nodes, points): y - f - Phi mean; 0 at padding."""
-        target = points.y[rows] - self.basis(points.x[rows]) @ self.mean_
-        residual = target[:, None] - curves(rows)
-        return torch.where((points.inverse_sd[rows] > 0)[:, None], residual, 0.0).nan_to_num()
-
-    def moments(self, points: Points, curves: Curves, weights: Tensor, free: Tensor) -> Moments:
-        """Return what the posteriors say of every specimen's b.
-
-        Args:
-            points, curves: as for :meth:`draw`.
-            weights: (specimens, nodes).
-            free: (specimens, points) bool, the points whose noise is to be learned.
-        """
-        gain, covariance = self.conditional(points)
-        basis = self.basis(points.x)
-        own = ((basis @ covariance) * basis).sum(-1)  # (specimens, points) variance of Phi b, theta known
-        mean, variance, square = [], [], float((own * free).sum())
-        for rows in _slices(len(weights)):
-            residual, w = self._residual(points, curves, rows), weights[rows, :, None]
-            b = residual @ gain[rows].mT  # (specimens, nodes, knots), less the mean
-            centre = (w * b).sum(1)
-            mean.append(self.mean_ + centre)
-            variance.append((w * (b - centre[:, None]) ** 2).sum(1) + covariance[rows].diagonal(dim1=-2, dim2=-1))
-            left = (residual - b @ basis[rows].mT) * free[rows, None]
-            square += float((w * left * left).sum())
-        return Moments(torch.cat(mean), torch.cat(variance), square)
-
-    def updated(self, moments: Moments, imitated: Tensor, *, hold_mean: bool = False) -> Discrepancy:
-        """Return the discrepancy that the specimens' b suggest (the M step).
-
-        What a common change of the parameters can imitate is taken out of the common part and left to them, so that
-        they keep their meaning (Plumlee, J. Am. Stat. Assoc. 112, 1274, 2017).
-
-        Args:
-            moments: of the specimens' b.
-            imitated: (parameters, knots) sum over the past of the law's derivatives times the basis.
-            hold_mean: True to learn the variance alone.
-        """
-        count = len(moments.mean)
-        mean = self.mean_ if hold_mean else moments.mean.mean(0)
-        if not hold_mean:
-            q = torch.linalg.qr(imitated.mT)[0]  # (knots, parameters)
-            mean = mean - q @ (q.mT @ mean)
-        scatter = ((moments.mean - mean) ** 2).sum(0) / max(count - 1, 1)
-        return Discrepancy(self.knots, mean.numpy(), (scatter + moments.variance.mean(0)).numpy())
-
-    def predictive(self, count: int) -> Discrepancy:
-        """Return what is expected of a new specimen, when mean and variance were learned from so many."""
-        if count < 2:
-            return self
-        widening = (1.0 + 1.0 / count) * max(count - 1, 3) / (max(count - 1, 3) - 2.0)
-        return Discrepancy(self.knots, self.mean, widening * self.variance)
+    def _of_x(self, x: Tensor) -> Tensor:
+        return torch.log1p(x.clamp(min=0.0) / self.x_scale) if self.x_scale else x
 
 
-class Moments(NamedTuple):
-    """Posterior moments of the specimens' b.
-
-    Attributes:
-        mean, variance: (specimens, knots).
-        square: expected squared residual around law and discrepancy, summed over the points whose noise is learned.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    square: float
+def broadcast_linearized(law: Law, named: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return curves and derivatives for parameters (...) and x (..., points) that broadcast."""
+    lead = torch.broadcast_shapes(x.shape[:-1], next(iter(named.values())).shape)
+    flat = {name: value.expand(lead).reshape(-1) for name, value in named.items()}
+    f, by = law.linearized(flat, x.expand(*lead, x.shape[-1]).reshape(-1, x.shape[-1]))
+    shape = (*lead, x.shape[-1])
+    return f.reshape(shape), {name: d.reshape(shape) for name, d in by.items()}
 
 
-def first_discrepancy(x: Tensor, mask: Tensor, noise: float) -> Discrepancy | None:
-    """Return a discrepancy to start from: knots at quantiles of x, half of the noise's variance at each.
-
-    One knot more than half as many as a specimen has points, six at most: with a knot at every point no misfit is told
-    from noise.
-
-    Args:
-        x: (specimens, points).
-        mask: (specimens, points) False at padding.
-        noise: standard deviation of a measurement.
-    Returns: None where the points are too few.
-
-    >>> first_discrepancy(torch.tensor([[1.0, 2.0, 3.0, 5.0]]), torch.ones(1, 4).bool(), 0.1).knots.tolist()
-    [1.0, 2.5, 5.0]
-    """
-    count = min(KNOTS, int(mask.sum(-1).median()) // 2 + 1)
-    places = np.unique(x[mask].numpy())
-    if count < 3 or len(places) < 2 * count - 2:
-        return None
-    knots = np.unique(np.quantile(x[mask].numpy(), np.linspace(0.0, 1.0, count)))
-    if len(knots) < count:
-        knots = np.quantile(places, np.linspace(0.0, 1.0, count))
-    return Discrepancy(knots, np.zeros(count), np.full(count, 0.5 * noise**2))
-
-
-def _identity(size: int) -> Tensor:
-    return torch.eye(size, dtype=torch.float64)
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """Return a factor of covariances that may be singular."""
+def psd_root(covariance: Tensor) -> Tensor:
+    """Return (columns, rank) R with R R' = covariance, which may be singular."""
     values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT))
-    return vectors * values.clamp(min=0.0).sqrt()[..., None, :]
-
-
-def _slices(count: int) -> list[slice]:
-    return [slice(begin, begin + _CHUNK) for begin in range(0, count, _CHUNK)]
+    keep = values > 1e-9 * values[-1].clamp(min=1e-300)
+    return vectors[:, keep] * values[keep].sqrt()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from scimeta.calibration.data.points import Measured, Points
 from scimeta.calibration.family.discrepancy import Discrepancy
-from scimeta.calibration.family.misfit import Misfit
+from scimeta.calibration.family.error_model import CONSTANT, ErrorModel
 from scimeta.calibration.family.mixture import Mixture, positive_definite
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.laws.law import Law
@@ -51,11 +50,11 @@ class Family:
         shared_errors: name -> standard error of these, unconstrained.
         outliers: which part of the measurements is wrong and how far off; None if none is. The noise is that of the
             others.
-        misfit: what the law gets wrong in the same way in every specimen; None if nothing of the kind was found.
-        discrepancy: what the law misses along x, in all specimens and in each; None if nothing of the kind was found.
-            It and outliers exclude each other.
-        wander: the part of the noise that is no scatter but a smooth departure of each specimen from the law, as a
-            standard deviation; it widens the bands of a curve.
+        error_model: how the noise follows the mean; ``noise`` is that of a typical reading.
+        discrepancy: what the law misses, in all specimens and in each; None if nothing of the kind was found. It and
+            outliers exclude each other.
+        between: (fast, fast) covariance between groups of specimens (batches, laboratories) that comes on top of the
+            covariance within one; None where the groups are not known or alike.
     """
 
     law: Law
@@ -66,9 +65,9 @@ class Family:
     shared: Mapping[str, Tensor] = field(default_factory=dict)
     shared_errors: Mapping[str, float] = field(default_factory=dict)
     outliers: Outliers | None = None
-    misfit: Misfit | None = None
+    error_model: ErrorModel = CONSTANT
     discrepancy: Discrepancy | None = None
-    wander: float = 0.0
+    between: Tensor | None = None
 
     @staticmethod
     def gaussian(law: Law, coefficients: np.ndarray, covariance: np.ndarray, noise: float) -> Family:
@@ -90,11 +89,6 @@ class Family:
         covariance = torch.einsum("k,kfg->fg", self.weights, self.covariances + apart[:, :, None] * apart[:, None])
         return Component(1.0, coefficients.numpy(), covariance.numpy())
 
-    @cached_property
-    def predicting(self) -> Law:
-        """The law with the family's misfit added to what it predicts; the law itself if there is none."""
-        return self.law if self.misfit is None else self.misfit.corrected(self.law)
-
     def population(self, design: Tensor) -> Mixture:
         """Return the mixture from which specimens of this design, (specimens, 1 + conditions), are drawn."""
         return Mixture(self.weights.log(), torch.einsum("sr,krf->skf", design, self.coefficients), self.covariances)
@@ -107,11 +101,11 @@ class Family:
 
     def curve(self, u: Tensor, x: Tensor) -> Tensor:
         """Return what is predicted at fast parameters u (..., fast): (..., points) at x, which broadcasts."""
-        return self.predicting.curve(self.parameters(u), x)
+        return self.law.curve(self.parameters(u), x)
 
     def linearized(self, u: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what is predicted at u, (specimens, fast), and its derivatives, each (specimens, points)."""
-        return self.predicting.linearized(self.parameters(u), x)
+        return self.law.linearized(self.parameters(u), x)
 
     def points(self, data: Measured) -> Points:
         """Return the measurements, whitened by the noise and by what the law is not trusted with."""
@@ -145,8 +139,6 @@ def check_family(family: Family, conditions: int) -> None:
         raise ValueError(f"{where}: the components' weights do not add up to 1")
     if not (np.isfinite(family.noise) and family.noise > 0):
         raise ValueError(f"{where}: noise must be positive; got {family.noise}")
-    if not 0.0 <= family.wander <= family.noise:
-        raise ValueError(f"{where}: wander must lie between 0 and the noise; got {family.wander}")
     missing = set(law.names) - set(law.fast) - set(family.shared)
     if missing:
         raise ValueError(f"{where}: no value for the shared {', '.join(sorted(missing))}")

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from scimeta.calibration.data.points import Measured
-from scimeta.calibration.family.smooth import KNOTS, Discrepancy, broadcast_linearized
+from scimeta.calibration.family.discrepancy import KNOTS, Discrepancy, broadcast_linearized
 from scimeta.calibration.family.error_model import LEAST, ErrorModel
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.learning.mixed_model import (
@@ -140,8 +140,6 @@ def basis_for(coordinate: str, law: Law, data: Measured, look: Look, population:
     A = (phi.mT @ torch.cat([look.J, look.slow], -1)).sum(0)
     A = A / A.norm(dim=0).clamp(min=1e-300)
     left, values, _ = torch.linalg.svd(A, full_matrices=True)
-    import os
-    if os.environ.get('FREE') and coordinate == 'x': return Basis(frame, torch.eye(KNOTS, dtype=_UNIT))
     return Basis(frame, left[:, int((values > 1e-6).sum()) :])
 
 

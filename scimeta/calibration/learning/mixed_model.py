@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from scimeta.calibration.data.points import Measured
-from scimeta.calibration.family.smooth import KNOTS, Discrepancy, broadcast_linearized
+from scimeta.calibration.family.discrepancy import KNOTS, Discrepancy, broadcast_linearized
 from scimeta.calibration.family.error_model import LEAST, ErrorModel, Kind
 from scimeta.calibration.laws.law import Law
 
@@ -108,8 +108,6 @@ class Basis(NamedTuple):
         at = torch.linspace(0, 1, KNOTS, dtype=_UNIT)
         K = torch.exp(-0.5 * ((at[:, None] - at) / log_length.exp()) ** 2)
         size = log_size.exp().expand(KNOTS)
-        import os
-        if os.environ.get('DIAG') and len(log_size) > 1: K = torch.eye(KNOTS, dtype=_UNIT)
         K = size[:, None] * K * size
         size = self.free.shape[1]
         inner = self.free.T @ K @ self.free
