@@ -21,11 +21,30 @@ class Points(NamedTuple):
         inverse_sd: (specimens, points), 1 / standard deviation of each measurement; 0 for padding. Where the errors of
             a specimen's points depend on each other, (specimens, points, points): the inverse Cholesky factor of their
             covariance.
+        own: (specimens, points) bool, True where the standard deviation is that of the family's noise, not the
+            reading's own.
+        tilt: (specimens, points, fast) what is added to the law's derivatives by the parameters, and times them to the
+            law; (specimens, 0, 0) where nothing is.
     """
 
     x: Tensor
     y: Tensor
     inverse_sd: Tensor
+    own: Tensor
+    tilt: Tensor
+
+    @staticmethod
+    def plain(x: Tensor, y: Tensor, inverse_sd: Tensor) -> Points:
+        """Return measurements of known standard deviations; each (specimens, points)."""
+        return Points(x, y, inverse_sd, torch.zeros_like(x, dtype=torch.bool), x.new_zeros(len(x), 0, 0))
+
+    def rows(self, rows: Tensor | slice) -> Points:
+        """Return the measurements of some specimens."""
+        return Points(*(part[rows] for part in self))
+
+    def tilted(self, curves: Tensor, nodes: Tensor) -> Tensor:
+        """Return curves (specimens, nodes, points) at nodes (specimens, nodes, fast) with the tilt."""
+        return curves if not self.tilt.shape[1] else curves + nodes @ self.tilt.mT
 
     @property
     def scale(self) -> Tensor:
@@ -66,7 +85,8 @@ class Measured(NamedTuple):
     def points(self, noise: float) -> Points:
         """Return the measurements, those without a sigma with this standard deviation."""
         sd = torch.where(self.given, self.sigma, noise)
-        return Points(self.x, self.y, torch.where(self.mask, 1.0 / sd, 0.0))
+        inverse_sd = torch.where(self.mask, 1.0 / sd, 0.0)
+        return Points(self.x, self.y, inverse_sd, self.mask & ~self.given, self.x.new_zeros(len(self.x), 0, 0))
 
 
 def pad(curves: Sequence[Curve]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -17,6 +17,8 @@ from scimeta.calibration.family.mixture import Mixture, positive_definite
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.laws.law import Law
 
+_DIFFERENCE = 1e-4  # of an unconstrained parameter, for the derivative of the discrepancy
+
 
 class Component(NamedTuple):
     """One component of a family's mixture.
@@ -53,8 +55,8 @@ class Family:
         error_model: how the noise follows the mean; ``noise`` is that of a typical reading.
         discrepancy: what the law misses, in all specimens and in each; None if nothing of the kind was found. It and
             outliers exclude each other.
-        between: (fast, fast) covariance between groups of specimens (batches, laboratories) that comes on top of the
-            covariance within one; None where the groups are not known or alike.
+        between: (fast, fast), the part of the covariance that lies between groups of specimens (batches, laboratories);
+            None where groups are not known.
     """
 
     law: Law
@@ -107,10 +109,63 @@ class Family:
         """Return what is predicted at u, (specimens, fast), and its derivatives, each (specimens, points)."""
         return self.law.linearized(self.parameters(u), x)
 
+    @property
+    def plain(self) -> bool:
+        """True if the readings scatter evenly around the law itself."""
+        return self.error_model.constant and self.discrepancy is None
+
     def points(self, data: Measured) -> Points:
-        """Return the measurements, whitened by the noise and by what the law is not trusted with."""
-        points = data.points(self.noise)
-        return points if self.discrepancy is None else self.discrepancy.absorbed(points)
+        """Return the measurements with the noise of a typical reading; see :meth:`seen`."""
+        return data.points(self.noise)
+
+    def inverse_sd(self, points: Points, curves: Tensor) -> Tensor:
+        """Return 1 / standard deviation of every reading where the means are curves (..., points), of their shape.
+
+        Args:
+            points: the measurements, with the noise of a typical reading.
+            curves: (specimens, points) or (specimens, nodes, points).
+        """
+        inverse_sd, own = points.inverse_sd, points.own
+        if curves.dim() == 3:
+            inverse_sd, own = inverse_sd[:, None], own[:, None]
+        if self.error_model.constant:
+            return inverse_sd
+        return torch.where(own, inverse_sd / self.error_model.relative_sd(curves), inverse_sd)
+
+    def seen(self, points: Points, u: Tensor) -> Points:
+        """Return the measurements as they are believed where each specimen's parameters are about u (specimens, fast).
+
+        The noise is that of the means there. What the law misses is linear around u: its expectation is taken off y,
+        its change with the parameters is the tilt, and its covariance joins the noise's.
+        """
+        if self.plain:
+            return points
+        if self.discrepancy is None:
+            curves = self.law.curve(self.parameters(u), points.x)
+            return points._replace(inverse_sd=self.inverse_sd(points, curves))
+        columns, f = self.departed(u, points.x)
+        inverse_sd = self.inverse_sd(points, f)
+        mean, tilt = columns @ self.discrepancy.mean_, self._tilt(u, points.x, columns)
+        y = points.y - mean + (tilt @ u[..., None])[..., 0]
+        scaled = (columns @ self.discrepancy.root) * inverse_sd[..., None]
+        size = scaled.shape[-2]
+        factor = torch.linalg.cholesky(torch.eye(size, dtype=scaled.dtype) + scaled @ scaled.mT)
+        whitening = torch.linalg.solve_triangular(factor, torch.diag_embed(inverse_sd), upper=False)
+        return Points(points.x, y, whitening, points.own, tilt)
+
+    def departed(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the columns of the discrepancy (..., points, columns) and the law (..., points) at u (..., fast)."""
+        assert self.discrepancy is not None  # or there are no columns
+        place = self.discrepancy.place(self.law, self.parameters(u), x)
+        return self.discrepancy.columns(place).nan_to_num(), place.f
+
+    def _tilt(self, u: Tensor, x: Tensor, columns: Tensor) -> Tensor:
+        """Return (specimens, points, fast): how the discrepancy's expectation moves with the parameters."""
+        assert self.discrepancy is not None  # or there is none
+        mean, parts = self.discrepancy.mean_, []
+        for unit in torch.eye(u.shape[-1], dtype=u.dtype):
+            parts.append((self.departed(u + _DIFFERENCE * unit, x)[0] - columns) @ mean / _DIFFERENCE)
+        return torch.stack(parts, -1)
 
 
 def check_family(family: Family, conditions: int) -> None:

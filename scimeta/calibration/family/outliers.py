@@ -108,15 +108,18 @@ class Tally(NamedTuple):
         return noise, Outliers(min(max(share, 1e-6), 0.4), max(shift, 0.0), max(spread, 0.5 * noise))
 
 
-def tally(residual: Tensor, weights: Tensor | float, noise: float, outliers: Outliers) -> Tally:
+def tally(
+    residual: Tensor, weights: Tensor | float, noise: float, outliers: Outliers, relative: Tensor | float = 1.0
+) -> Tally:
     """Return the expected sums.
 
     Args:
         residual: any shape, of points without a sigma.
         weights: broadcasts with it.
         noise, outliers: as they stand.
+        relative: standard deviation of each ordinary point over the noise; broadcasts with the residual.
     """
-    ordinary, _ = outliers.parts(residual, torch.as_tensor(1.0 / noise, dtype=residual.dtype))
+    ordinary, _ = outliers.parts(residual, torch.as_tensor(1.0 / (noise * relative), dtype=residual.dtype))
     size = residual.abs()
     sums = [0.0, 0.0, 0.0, 0.0]
     sides = []
@@ -131,7 +134,7 @@ def tally(residual: Tensor, weights: Tensor | float, noise: float, outliers: Out
         for i, part in enumerate((member, pull, pull * distance, pull * distance**2)):
             sums[i] += float(part.nan_to_num().sum())
     usual = ordinary / whole * weights
-    return Tally(float(usual.nan_to_num().sum()), float((usual * residual**2).nan_to_num().sum()), *sums)
+    return Tally(float(usual.nan_to_num().sum()), float((usual * (residual / relative) ** 2).nan_to_num().sum()), *sums)
 
 
 def first_outliers(residual: Tensor) -> tuple[float, Outliers, float]:

@@ -13,7 +13,6 @@ import torch
 
 from scimeta.calibration.family import prior_report
 from scimeta.calibration.family.conditions import activation_energy
-from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.family import Component, Family, check_family
 from scimeta.calibration.family.mixture import Gaussian, Mixture, degrees_of_freedom, is_covariance, tails
 from scimeta.calibration.family.outliers import Outliers
@@ -195,11 +194,6 @@ class Prior:
         return Reach(self.law.x, self.covariates, self.learned)
 
     @property
-    def departure(self) -> Discrepancy | None:
-        """The discrepancy that is expected of a new specimen: wider than that of the past, which was a sample."""
-        return self.family.discrepancy and self.family.discrepancy.predictive(len(self.past))
-
-    @property
     def dof(self) -> float:
         """Degrees of freedom with which the spread is known, of the least known component; inf if set by hand."""
         least = float(self.family.weights.min()) * len(self.past)
@@ -293,8 +287,11 @@ class Prior:
             of_each = (1.0 / count if count else 0.0) * np.eye(len(coefficients))
             own = np.einsum("rq,fg->rfqg", of_each, covariance) if known is None else known[k]
             factor = tails(count, *coefficients.shape) if count else 1.0
-            spreads.append(factor * covariance)
             errors.append(factor * own)
+            between = 0.0 if self.family.between is None else self.family.between.numpy()
+            groups = len(set(self.learned.groups.values())) if self.learned is not None else 0
+            apart = tails(groups, 1, covariance.shape[0]) if groups else factor
+            spreads.append(factor * (covariance - between) + max(apart, factor) * between)
         return np.stack(spreads), np.stack(errors)
 
     def sample(

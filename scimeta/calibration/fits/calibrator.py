@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from scipy import special
 from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve, Curves
-from scimeta.calibration.data.points import Measured
-from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.data.points import Measured, Points
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Mixture
 from scimeta.calibration.family.prior import Prior
@@ -23,9 +22,11 @@ from scimeta.calibration.fits.draws import PosteriorDraws
 from scimeta.calibration.intervals import probability
 from scimeta.calibration.laws.checks import check_numbers, measured
 from scimeta.calibration.laws.law import Law
+from scimeta.calibration.nodes import normal_nodes_beside
 from scimeta.calibration.posterior.posterior import Posterior, posterior
 
 _MIN_EFFECTIVE = 16.0  # fewer nodes than this in effect carry no 5 % quantile
+_CHUNK = 64  # specimens whose curves at the nodes are held at once
 _UNBELIEVABLE = 1e-6  # probability, under the prior, of points as far off; below it intervals are withheld
 
 
@@ -100,7 +101,7 @@ class Calibrator:
         """
         prior, law = self.prior, self.law
         data = _measured(prior, curves)
-        family = replace(prior.family, discrepancy=prior.departure)
+        family = prior.family
         population = prior.population(prior.design([c.conditions for c in curves], [c.name for c in curves]))
         _check_numbers(family, population, data)
         for line in prior.reach.lines(curves, only_warned=True):
@@ -110,7 +111,7 @@ class Calibrator:
         informed = dict(zip(law.fast, (1.0 - shrunk).clamp(0.0, 1.0).T.numpy(), strict=True))
         departures = None
         if family.discrepancy is not None:
-            found, departures = _with_departures(family, family.discrepancy, data, found)
+            found, departures = _with_departures(family, family.points(data), found)
         count, converged = len(found.mode), found.converged.numpy()
         if not converged.all():
             shown = [curve.name for curve, good in zip(curves, converged, strict=True) if not good][:5]
@@ -141,24 +142,37 @@ def _measured(prior: Prior, curves: Sequence[Curve]) -> Measured:
 
 def _check_numbers(family: Family, population: Mixture, data: Measured) -> None:
     """Raise ValueError where the law is not finite for the values that the prior expects."""
-    law, middle = family.predicting, population.means.mean(1)  # over components
+    law, middle = family.law, population.means.mean(1)  # over components
     own = {name: (middle[:, i], population.variance()[0, i].sqrt()) for i, name in enumerate(law.fast)}
     centre = {**family.shared, **{name: m for name, (m, _) in own.items()}}
     check_numbers(law, centre, {name: sd for name, (_, sd) in own.items()}, data.x)
 
 
-def _with_departures(
-    family: Family, discrepancy: Discrepancy, data: Measured, found: Posterior
-) -> tuple[Posterior, Tensor]:
-    """Return posteriors with every node several times, and (specimens, nodes, knots) how far the law is off at each."""
+def _with_departures(family: Family, points: Points, found: Posterior) -> tuple[Posterior, Tensor]:
+    """Return posteriors with every node twice, and (specimens, nodes, columns) what the law misses at each.
 
-    def curves(rows: slice) -> Tensor:
-        return family.curve(found.nodes[rows], data.x[rows, None])
-
-    departures = discrepancy.draw(data.points(family.noise), curves, len(family.law.fast))
-    draws = departures.shape[1]  # of every node
-    weights = found.weights.repeat(1, draws) / draws
-    return found._replace(nodes=found.nodes.repeat(1, draws, 1), weights=weights), departures.flatten(1, 2)
+    Given the parameters the discrepancy's coefficients are Gaussian; of every node are two draws, on either side of
+    their mean, which therefore is exact.
+    """
+    discrepancy, fast = family.discrepancy, found.mode.shape[1]
+    assert discrepancy is not None  # or there is nothing to draw
+    columns, f = family.departed(found.mode, points.x)
+    seen, root = family.seen(points, found.mode), discrepancy.root
+    scaled = (columns @ root) * family.inverse_sd(points, f)[..., None]
+    inner = torch.eye(root.shape[1], dtype=root.dtype) + scaled.mT @ scaled
+    left = torch.linalg.inv(torch.linalg.cholesky(inner)).mT  # (specimens, rank, rank) root of the covariance left
+    one = normal_nodes_beside(found.nodes.shape[1], root.shape[1], fast)
+    departures = found.nodes.new_empty(len(f), 2, *found.nodes.shape[1:2], len(root))
+    for rows in torch.arange(len(f)).split(_CHUNK):
+        curves = points.rows(rows).tilted(family.curve(found.nodes[rows], points.x[rows, None]), found.nodes[rows])
+        some = seen.rows(rows)
+        residual = some.y[:, None] - some.tilted(curves, found.nodes[rows])
+        centre = some.precision(residual) @ (columns[rows] @ root)  # (specimens, nodes, rank)
+        around = one @ left[rows].mT
+        departures[rows, 0] = discrepancy.mean_ + (centre + around) @ root.T
+        departures[rows, 1] = discrepancy.mean_ + (centre - around) @ root.T
+    found = found._replace(nodes=found.nodes.repeat(1, 2, 1), weights=0.5 * found.weights.repeat(1, 2))
+    return found, departures.flatten(1, 2)
 
 
 def _reasons(converged: np.ndarray, effective: np.ndarray, away: np.ndarray, surprise: np.ndarray) -> tuple[str, ...]:

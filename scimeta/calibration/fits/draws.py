@@ -111,8 +111,8 @@ class PosteriorDraws(NamedTuple):
         family: that the specimens are taken to belong to, as is expected of new ones.
         nodes, weights, from_data: as in :class:`Draws`.
         mode: (specimens, parameters) unconstrained, of the posterior.
-        departures: (specimens, nodes, knots) what the law misses at each node, in the unit of y; None where the family
-            has no discrepancy.
+        departures: (specimens, nodes, columns) coefficients of the discrepancy at each node; None where the family has
+            none.
     """
 
     family: Family
@@ -161,35 +161,50 @@ class PosteriorDraws(NamedTuple):
 
     def curves(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor, slice]]:
         """Yield curves at the nodes, with what the law misses there, and their weights."""
-        departures, discrepancy = self.departures, self.family.discrepancy
         for rows in _slices(self.nodes, x):
-            params = dict(zip(self.family.law.names, self.nodes[rows].unbind(-1), strict=True))
-            curves = self.family.predicting.curve(params, x)
-            if departures is not None and discrepancy is not None:
-                curves = curves + departures[rows] @ discrepancy.basis(x).mT
-            yield curves, self.weights[rows], rows
+            law, missed = self._parts(x, rows)
+            yield (law if missed is None else law + missed), self.weights[rows], rows
+
+    def _parts(self, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
+        """Return (specimens, nodes, points): the law at the nodes, and what it misses there."""
+        params = dict(zip(self.family.law.names, self.nodes[rows].unbind(-1), strict=True))
+        discrepancy = self.family.discrepancy
+        if self.departures is None or discrepancy is None:
+            return self.family.law.curve(params, x), None
+        half = self.nodes.shape[1] // 2  # every node comes twice
+        place = discrepancy.place(self.family.law, {n: u[:, :half] for n, u in params.items()}, x)
+        columns, own = discrepancy.columns(place).nan_to_num(), self.departures[rows]
+        missed = torch.cat([(columns @ side[..., None])[..., 0] for side in (own[:, :half], own[:, half:])], 1)
+        return place.f.repeat(1, 2, 1), missed
 
     def quantiles(self, x: Tensor, levels: Sequence[float], *, noise: bool) -> np.ndarray:
-        """Return (levels, specimens, points); without noise only the specimen's own smooth departure is added."""
-        ends, family = [], self.family
-        sd = torch.tensor(family.noise if noise else family.wander, dtype=torch.float64)
-        for y, w, _ in self.curves(x):
-            if noise and family.outliers is not None:
-                y = y + family.outliers.errors(y.shape[1], sd.expand(len(y)))[..., None]
-            elif sd:
-                y = y + normal_nodes(y.shape[1])[:, None] * sd
+        """Return (levels, specimens, points)."""
+        ends = []
+        for rows in _slices(self.nodes, x):
+            law, missed = self._parts(x, rows)
+            y, w = (law if missed is None else law + missed), self.weights[rows]
+            if noise:
+                y = y + self._errors(law)
             ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], levels)))
         return torch.cat(ends, 1).numpy()
 
+    def _errors(self, law: Tensor) -> Tensor:
+        """Return errors of a reading at every node, spread evenly over their distribution; broadcasts with the law."""
+        family, nodes = self.family, law.shape[1]
+        if family.outliers is not None:
+            sd = torch.full((len(law),), family.noise, dtype=law.dtype)
+            return family.outliers.errors(nodes, sd)[..., None]
+        return family.noise * normal_nodes(nodes)[:, None] * family.error_model.relative_sd(law)
+
     def discrepancy_share(self, x: Tensor) -> np.ndarray:
         """Return (specimens,) the share of the curve's variance that is the law's discrepancy, mean over x."""
-        departures, discrepancy = self.departures, self.family.discrepancy
-        if departures is None or discrepancy is None:
-            return np.zeros(len(self.mode))
         shares = []
-        for whole, weights, rows in self.curves(x):
-            missed = departures[rows] @ discrepancy.basis(x).mT
-            own, other = (_variance(part, weights).sum(-1) for part in (missed, whole - missed))
+        for rows in _slices(self.nodes, x):
+            law, missed = self._parts(x, rows)
+            if missed is None:
+                shares.append(torch.zeros(len(law), dtype=law.dtype))
+                continue
+            own, other = (_variance(part, self.weights[rows]).sum(-1) for part in (missed, law))
             shares.append(own / (own + other).clamp(min=1e-300))
         return torch.cat(shares).numpy()
 
@@ -277,11 +292,12 @@ class LeastSquaresDraws(NamedTuple):
 
 def outlier_probability(draws: Draws, curve: Curve) -> np.ndarray:
     """Return (points,): the probability that each measurement of the first specimen is an outlier, over the draws."""
-    if draws.outliers is None or not len(curve):
+    if not isinstance(draws, PosteriorDraws) or draws.outliers is None or not len(curve):
         return np.zeros(len(curve))
     sigma = np.full(len(curve), np.nan) if curve.sigma is None else curve.sigma
-    inverse_sd = torch.from_numpy(1.0 / np.where(np.isfinite(sigma), sigma, draws.noise[0]))
     y, weights, _ = next(draws.curves(torch.tensor(curve.x)))
+    own = draws.noise[0] * draws.family.error_model.relative_sd(y)
+    inverse_sd = 1.0 / torch.where(torch.isfinite(torch.tensor(sigma)), torch.tensor(sigma), own)
     chance = draws.outliers.probability(y - torch.tensor(curve.y), inverse_sd)
     return (weights[..., None] * chance).sum(1)[0].numpy()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -86,16 +85,19 @@ def memberships(prior: Prior, curves: Sequence[Curve]) -> list[Membership]:
 def _shares(prior: Prior, curves: Sequence[Curve]) -> np.ndarray:
     """Return (specimens,) p of specimens that were measured alike."""
     rng, count = np.random.default_rng(0), len(curves)  # the same specimen has the same p in every batch
-    family = replace(prior.family, discrepancy=prior.departure)
+    family = prior.family
     data = measured(prior.law, curves)
     points = data.points(family.noise)
     population = prior.population(prior.design([curves[0].conditions], [curves[0].name]))
     drawn = _parameters(prior, population, rng)
-    y = family.curve(drawn, points.x[0]) + torch.from_numpy(_errors(family, (1.0 / points.inverse_sd[0]).numpy(), rng))
-    departure = family.discrepancy
-    if departure is not None:
-        departures = rng.normal(departure.mean, np.sqrt(departure.variance), (len(y), len(departure.mean)))
-        y = y + torch.from_numpy(departures) @ departure.basis(points.x[0]).mT
+    y = family.curve(drawn, points.x[0])
+    sd = 1.0 / family.inverse_sd(points.rows(slice(0, 1)), y[None])[0].expand(len(y), -1).numpy()
+    errors = torch.from_numpy(_errors(family, sd, rng))
+    if family.discrepancy is not None:
+        normal = torch.from_numpy(rng.standard_normal((len(y), family.discrepancy.root.shape[1])))
+        own = family.discrepancy.mean_ + normal @ family.discrepancy.root.T
+        y = y + (family.departed(drawn, points.x[0])[0] @ own[..., None])[..., 0]
+    y = y + errors
     statistics = _statistics(family, population, points, torch.cat([points.y, y]))
     least = np.minimum(*(_ranks(row, count) for row in statistics))
     return _ranks(least, count)[:count]
@@ -114,9 +116,7 @@ def _statistics(family: Family, population: Mixture, points: Points, y: Tensor) 
     Among many readings an odd one, or a law that does not hold, shows in the first; odd parameters in the second.
     """
     rows = len(y)
-    everywhere = Points(points.x[:1].expand(rows, -1), y, points.inverse_sd[:1].expand(rows, -1))
-    if family.discrepancy is not None:
-        everywhere = family.discrepancy.absorbed(everywhere)
+    everywhere = points.rows(torch.zeros(rows, dtype=torch.long))._replace(y=y)
     wide = Mixture(population.log_shares, population.means.expand(rows, -1, -1), _covariances(population))
     nodes = node_count(family.law) // 4 | 1  # the same for all, so that p is not biased
     found = posterior(family, wide, everywhere, nodes=nodes)
@@ -153,8 +153,8 @@ def _heavier(count: np.ndarray, prior: Prior, rng: np.random.Generator) -> np.nd
 
 
 def _errors(family: Family, sd: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return (MEMBERS, points) errors of readings with these standard deviations (points,), wrong ones included."""
-    errors = sd * rng.standard_normal((MEMBERS, len(sd)))
+    """Return (MEMBERS, points) errors of readings with these standard deviations, wrong ones included."""
+    errors = sd * rng.standard_normal(sd.shape)
     if family.outliers is None:
         return errors
     return np.where(rng.random(errors.shape) < family.outliers.share, family.outliers.draw(errors.shape, rng), errors)

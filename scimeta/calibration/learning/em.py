@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.learning.m_step import maximize
+from scimeta.calibration.learning.mixed_model import Mixed
 from scimeta.calibration.learning.past import Past, change
 from scimeta.calibration.posterior.posterior import Posterior, posterior
 
@@ -24,6 +25,7 @@ class State(NamedTuple):
     found: Posterior
     converged: bool
     held_means: bool = False  # the means were not learned, but moved to where they predict best
+    mixed: Mixed | None = None  # the mixed model that the family is of, where one was preferred
 
 
 class Loop(NamedTuple):

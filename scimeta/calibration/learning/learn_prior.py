@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.family.conditions import coefficient_covariance, resolved
+from scimeta.calibration.family.error_model import KINDS, Kind
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.family.prior_report import single_level
 from scimeta.calibration.family.provenance import Covariates, Learned, covariates_of
@@ -20,11 +21,11 @@ from scimeta.calibration.laws.checks import measured
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.learning.components import least_specimens
 from scimeta.calibration.learning.em import Loop, State
+from scimeta.calibration.learning.groups import group_indices, group_names
 from scimeta.calibration.learning.initial_values import first_family
 from scimeta.calibration.learning.m_step import maximize
 from scimeta.calibration.learning.model_selection import refined
 from scimeta.calibration.learning.past import Past
-from scimeta.calibration.learning.residuals import wander
 from scimeta.calibration.posterior.importance import weighted_covariance
 
 _SURPLUS = 5  # points beyond the parameters from which a noise can be learned
@@ -35,6 +36,8 @@ def learn_prior(
     curves: Curves | Sequence[Curve],
     *,
     conditions: Sequence[str] = (),
+    groups: str | Sequence[str] | Mapping[str, str] | None = None,
+    noise: Kind | Literal["auto"] = "auto",
     components: int | Literal["auto"] = "auto",
     objective: Literal["likelihood", "predictive"] = "likelihood",
     steps: int = 300,
@@ -49,11 +52,10 @@ def learn_prior(
     minus regressors (as in restricted maximum likelihood). Shared parameters take a scoring step on the marginal
     likelihood (Lindstrom and Bates's information).
 
-    Four more things are learned where the past shows them, and left out where it does not: outliers among the points
-    (:class:`Outliers`), several kinds of specimens, what the law misses in the same way
-    in every specimen (:class:`Misfit`), and what it misses along x in each one's own way
-    (:class:`Discrepancy`). A discrepancy is sought where there are no outliers, or
-    where these gather in one part of x.
+    More is learned where the past shows it by specimens, and groups, that are left out, and is not believed else: an
+    error model (:class:`ErrorModel`), outliers among the points (:class:`Outliers`), several components of a mixture,
+    what the law misses in all specimens and in each (:class:`Discrepancy`), and a covariance between groups. A
+    discrepancy is sought where there are no outliers, or where these gather in one part of x.
 
     Args:
         law: the law.
@@ -62,11 +64,16 @@ def learn_prior(
             names of the curves' conditions, or forms of them, "1/T", "log(dose)", "T^2". With "1/T" the logarithm of a
             rate has an activation energy, :meth:`Prior.activation_energy`; a temperature in degC counts in K there. A
             condition that is text, such as a grade, has a mean for each of its levels, :meth:`Prior.level_effects`.
-        components: kinds of specimens that the population consists of, a Gaussian each; "auto" for as many as foretell
+        groups: what the specimens come in (batch, laboratory): the name of a condition that is text, one label for each
+            curve, or specimen -> label. A new specimen is taken to be of a new group. With two groups or more their
+            covariance is learned, and what is believed must help groups that are left out.
+        noise: how the scatter follows the mean; "auto" for what predicts specimens best that were left out, "constant"
+            unless it is clear; "constant", "proportional", "combined" or "power" to insist.
+        components: components of the mixture that the population is, a Gaussian each; "auto" for as many as predict
             specimens that were left out better than fewer do, one unless it is clear.
         objective: "likelihood" for empirical Bayes; "predictive" to move the means, from there, to where points held
             of the past are predicted best after a fit to the others. That is kept if it wins on specimens left out, and
-            tried where there is one kind of specimens and no outliers.
+            tried where there is one component, no outlier, no discrepancy and a constant noise.
         steps: the most iterations.
         tolerance: the iteration ends when mean, standard deviations and noise change by less than this share of the
             population's standard deviations.
@@ -90,6 +97,8 @@ def learn_prior(
         raise TypeError(f"law must be a Law; got {law!r}")
     if objective not in ("likelihood", "predictive"):
         raise ValueError(f'learn_prior: objective is "likelihood" or "predictive"; got {objective!r}')
+    if noise not in ("auto", *KINDS):
+        raise ValueError(f'learn_prior: noise is "auto" or one of {", ".join(KINDS)}; got {noise!r}')
     if isinstance(conditions, str):
         raise TypeError(f"conditions must be a list of names; pass [{conditions!r}]")
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
@@ -104,16 +113,17 @@ def learn_prior(
     covariates, design = covariates_of(curves, conditions, len(law.fast))
     for level in covariates.single:
         warnings.warn(f"learn_prior: {single_level(level)}", stacklevel=2)
-    past = Past(data, torch.from_numpy(design))
+    names = group_names(curves, groups)
+    past = Past(data, torch.from_numpy(design), group_indices(names))
     _require_surplus(law, past)
     _require_components(law, past, components)
     start, family = first_family(law, past, curves)
     with tqdm(total=2 * steps, desc="learn_prior", disable=None, delay=2, leave=False) as bar:
         loop = Loop(past, steps, tolerance, bar)
-        state = refined(loop, loop.run(family, start), components, objective)
+        state = refined(loop, loop.run(family, start), components, objective, KINDS if noise == "auto" else (noise,))
     if not state.converged:
         warnings.warn(_why_not_converged(loop, state), stacklevel=2)
-    return _prior(past, [curve.name for curve in curves], covariates, state)
+    return _prior(past, [curve.name for curve in curves], covariates, state, names)
 
 
 def _why_not_converged(loop: Loop, state: State) -> str:
@@ -143,14 +153,15 @@ def _why_not_converged(loop: Loop, state: State) -> str:
     )
 
 
-def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State) -> Prior:
+def _prior(
+    past: Past, names: Sequence[str], covariates: Covariates, end: State, groups: Sequence[str] | None
+) -> Prior:
     """Return what was learned in the form that is kept, the components in order of the first parameter."""
     order = end.family.coefficients[:, 0, 0].argsort()
     weights, coefficients, covariances = (
         part[order] for part in (end.family.weights, end.family.coefficients, end.family.covariances)
     )
     family, found = replace(end.family, weights=weights, coefficients=coefficients, covariances=covariances), end.found
-    family = replace(family, wander=wander(past, family, found))
     members = family.population(past.design).memberships(found.nodes) * found.weights
     each = members.sum(-1)
     # What each specimen would have been at the conditions' centre, beside which the population is shown.
@@ -159,13 +170,17 @@ def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State)
     at_centre = found.mean - torch.einsum("sr,srf->sf", offset, slopes)
     own = [weighted_covariance(found.nodes, w / w.sum(-1, keepdim=True).clamp(min=1e-300)) for w in members]
     levels = [1 + i for i, name in enumerate(covariates.names) if name in covariates.indicators]
-    errors = [coefficient_covariance(past.design, *part, levels) for part in zip(covariances, own, each, strict=True)]
+    parts = zip(covariances, own, each, strict=True)
+    errors = [coefficient_covariance(past.design, *part, levels) for part in parts]
+    if end.mixed is not None:
+        errors = [end.mixed.beta_covariance.numpy()]
     learned = Learned(
         dict(zip(names, at_centre.numpy(), strict=True)),
         (float(past.data.x.min()), float(past.data.x.max())),
         np.stack(errors),
         end.converged,
         "predictive" if end.held_means else "likelihood",
+        {} if groups is None else dict(zip(names, groups, strict=True)),
     )
     return Prior(family, covariates, learned)
 

@@ -7,12 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from scimeta.calibration.data.points import Points
-from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers, Tally, tally
 from scimeta.calibration.learning.past import Past, node_residuals, regressed
-from scimeta.calibration.learning.residuals import learned_misfit
 from scimeta.calibration.posterior.posterior import Posterior
 
 
@@ -30,12 +27,8 @@ def maximize(past: Past, family: Family, found: Posterior, *, hold_means: bool =
     if family.shared:
         shared, errors = moved_shared(past, family, found)
         updated = replace(updated, shared=shared, shared_errors=errors)
-    if family.discrepancy is not None:  # it takes up what changes of the misfit would
-        discrepancy, noise = _discrepancy(past, family, family.discrepancy, found, hold_means)
-        return replace(updated, discrepancy=discrepancy, noise=noise)
     noise, outliers = _noise(past, family, found)
-    misfit = None if family.misfit is None else learned_misfit(past, family, found)
-    return replace(updated, noise=noise, outliers=outliers, misfit=misfit)
+    return replace(updated, noise=noise, outliers=outliers)
 
 
 def fitted_components(
@@ -77,12 +70,12 @@ def fitted_components(
 def _noise(past: Past, family: Family, found: Posterior) -> tuple[float, Outliers | None]:
     """Return the noise of the points that brought no sigma, and the outliers among them."""
     square, sums, outliers = 0.0, Tally(), family.outliers
-    for rows, r in node_residuals(past, family, found) if past.free.any() else ():
+    for rows, r, relative in node_residuals(past, family, found) if past.free.any() else ():
         weights = found.weights[rows, :, None] * past.free[rows, None]
         if outliers is None:
-            square += float((r.square() * weights).nan_to_num().sum())
+            square += float(((r / relative).square() * weights).nan_to_num().sum())
         else:
-            sums = sums.plus(tally(r, weights, family.noise, outliers))
+            sums = sums.plus(tally(r, weights, family.noise, outliers, relative))
     if outliers is None or not past.free.any():
         return _root_mean(past, square), outliers
     return sums.outliers(_least_noise(past))
@@ -99,23 +92,6 @@ def _root_mean(past: Past, square: float) -> float:
 def _least_noise(past: Past) -> float:
     """Return what keeps the weights finite in a past without noise."""
     return 1e-6 * float(past.data.y[past.data.mask].abs().max())
-
-
-def _discrepancy(
-    past: Past, family: Family, discrepancy: Discrepancy, found: Posterior, hold_means: bool
-) -> tuple[Discrepancy, float]:
-    """Return the discrepancy that the posteriors suggest in place of the family's, and the noise around it."""
-
-    def at_nodes(rows: slice) -> Tensor:
-        return family.curve(found.nodes[rows], past.data.x[rows, None])
-
-    moments = discrepancy.moments(past.data.points(family.noise), at_nodes, found.weights, past.free)
-    by = family.linearized(found.mode, past.data.x)[1]
-    points = family.points(past.data)  # in the metric in which the parameters are estimated
-    slopes = points.precision(torch.stack([by[name] for name in family.law.fast], 1))  # (specimens, fast, points)
-    imitated = (slopes @ discrepancy.basis(past.data.x)).sum(0)  # (fast, knots)
-    updated = discrepancy.updated(moments, imitated, hold_mean=hold_means)
-    return updated, _root_mean(past, moments.square)
 
 
 def moved_shared(past: Past, family: Family, found: Posterior) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -139,7 +115,7 @@ def moved_shared(past: Past, family: Family, found: Posterior) -> tuple[dict[str
 def _shared_information(past: Past, family: Family, found: Posterior) -> Tensor:
     """Return (shared, shared): information on the shared parameters, each specimen's own marginalised."""
     by = family.linearized(found.mode, past.data.x)[1]
-    points = family.points(past.data)
+    points = family.seen(family.points(past.data), found.mode)
     fast = points.whitened(torch.stack([by[name] for name in family.law.fast], 1)).mT  # (specimens, points, fast)
     slow = points.whitened(torch.stack([by[name] for name in family.shared], 1)).mT
     members = family.population(past.design).memberships(found.nodes) * found.weights
@@ -151,12 +127,13 @@ def _shared_information(past: Past, family: Family, found: Posterior) -> Tensor:
 
 def _shared_score(past: Past, family: Family, found: Posterior) -> Tensor:
     """Return (shared,): gradient of the log marginal likelihood by the shared parameters."""
-    data, points, count = past.data, family.points(past.data), found.weights.shape[1]
+    data, count = past.data, found.weights.shape[1]
+    points = family.seen(family.points(past.data), found.mode)
     score = torch.zeros(len(family.shared), dtype=data.x.dtype)
     for rows in torch.arange(len(data.x)).split(64):
         nodes = found.nodes[rows].reshape(len(rows) * count, -1)
         curve, by = family.linearized(nodes, data.x[rows].repeat_interleave(count, 0))
-        some = Points(*(part[rows] for part in points))
+        some = points.rows(rows)
         left = some.y[:, None] - curve.reshape(len(rows), count, -1)
         pull = some.precision(left)
         if family.outliers is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -10,18 +11,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from scimeta.calibration.family.discrepancy import first_discrepancy
+from scimeta.calibration.family.error_model import Kind
 from scimeta.calibration.family.family import Family
-from scimeta.calibration.family.misfit import held_out_gain
 from scimeta.calibration.family.mixture import widening
 from scimeta.calibration.family.outliers import first_outliers
 from scimeta.calibration.learning.components import GAIN, chosen_components
 from scimeta.calibration.learning.em import Loop, State
 from scimeta.calibration.learning.past import Past
+from scimeta.calibration.learning.mixed_model import Mixed, MixedPast
 from scimeta.calibration.learning.predictive import move_means, scores
-from scimeta.calibration.learning.residuals import even_residuals, learned_misfit, residuals, wrong_points
+from scimeta.calibration.learning.residuals import even_residuals, wrong_points
+from scimeta.calibration.learning.structure import choose
 
-_CHANCE = 5e-4  # that a misfit believed helps the specimens left out by luck
 _CHANCE_GATHERED = 0.01  # that outliers prefer a part of x by luck
 _CHANCE_MOVED = 0.025  # that they gain by moved means by luck: two standard errors
 _NATS = 10.0  # of log likelihood that outliers must explain, three numbers more than a Gaussian has
@@ -32,24 +33,60 @@ _GLANCE, _TRIAL = 8, 25  # iterations of a first and a second look
 _FOLDS, _MANY = 10, 25  # half as many of so many specimens
 
 
-def refined(loop: Loop, state: State, components: int | Literal["auto"], objective: str) -> State:
+def refined(
+    loop: Loop, state: State, components: int | Literal["auto"], objective: str, kinds: Sequence[Kind]
+) -> State:
     """Return the state with all that the past shows; arguments as for ``learn_prior``.
 
-    Outliers and a discrepancy exclude each other: the ones are independent of each other, the other joins neighbours.
-    A discrepancy is sought where there are no outliers, and where these gather in one part of x; there it is preferred.
+    The error model comes first. Outliers and what the law misses exclude each other: the ones are independent of each
+    other, the other joins neighbours. It is sought where there are no outliers, and where these gather in one part of x;
+    there it is preferred.
     """
+    mixed = _mixed(loop, state, kinds)
+    if mixed.form.noise != "constant":
+        noisy = replace(state.family, noise=mixed.noise, error_model=mixed.error_model)
+        state = loop.run(noisy, state.found.mode)
     robust = _glimpsed_outliers(loop, state)
     gathered = robust is not None and _gathered(loop.past, robust)
     if robust is not None and not gathered:
         robust = _settled_outliers(loop, state, robust)
-    if robust is None or gathered:
-        plain = _with_discrepancy(loop, _with_misfit(loop, _with_components(loop, state, components)))
-        if robust is not None and plain.family.discrepancy is None:
-            robust = _settled_outliers(loop, state, robust)
-        if robust is None or plain.family.discrepancy is not None:
-            single = len(plain.family.weights) == 1
-            return _for_prediction(loop, plain) if single and objective == "predictive" else plain
-    return _with_misfit(loop, _with_components(loop, robust, components))
+    if robust is not None and not gathered:
+        return _with_components(loop, robust, components)
+    several = _with_components(loop, state, components)
+    if len(several.family.weights) > 1:
+        return several
+    if mixed.form.smooth or mixed.form.start or mixed.form.groups:
+        return _of_mixed(loop, state, mixed)
+    if robust is not None:
+        settled = _settled_outliers(loop, state, robust)
+        if settled is not None:
+            return settled
+    return _for_prediction(loop, state) if objective == "predictive" and state.family.plain else state
+
+
+def _mixed(loop: Loop, state: State, kinds: Sequence[Kind]) -> Mixed:
+    """Return the mixed model that predicts specimens and groups best that were left out."""
+    past, family = loop.past, state.family
+    shared = torch.stack([*family.shared.values()]) if family.shared else torch.zeros(0, dtype=torch.float64)
+    mixed_past = MixedPast(past.data, past.design, past.group)
+    return choose(family.law, mixed_past, state.found.mode, shared, family.noise, family.covariances[0], kinds=kinds)
+
+
+def _of_mixed(loop: Loop, state: State, mixed: Mixed) -> State:
+    """Return the state of a mixed model, with the posteriors of the past specimens under it."""
+    within, between = mixed.own_covariance, mixed.group_covariance
+    family = replace(
+        state.family,
+        coefficients=mixed.beta[None],
+        covariances=(within if between is None else within + between)[None],
+        noise=mixed.noise,
+        shared=dict(zip(state.family.shared, mixed.shared, strict=True)),
+        shared_errors=dict(zip(state.family.shared, mixed.shared_errors.tolist(), strict=True)),
+        error_model=mixed.error_model,
+        discrepancy=mixed.discrepancy,
+        between=between,
+    )
+    return State(family, loop.posterior(family, mixed.theta), True, mixed=mixed)
 
 
 def _glimpsed_outliers(loop: Loop, state: State) -> State | None:
@@ -109,42 +146,6 @@ def _with_components(loop: Loop, state: State, components: int | Literal["auto"]
     return loop.run(begin, state.found.mode)
 
 
-def _with_misfit(loop: Loop, state: State) -> State:
-    """Return the state with what the law misses in all specimens, if that helps specimens that were left out."""
-    past, (family, found, *_) = loop.past, state
-    left, basis = residuals(past, family, found)
-    gain = held_out_gain(left, basis)
-    resolved = basis.upper - basis.lower > 5.0 * family.noise
-    if not (resolved and _wins(gain, _CHANCE)):
-        return state
-    return loop.run(replace(family, misfit=learned_misfit(past, family, found)), found.mode)
-
-
-def _with_discrepancy(loop: Loop, state: State) -> State:
-    """Return the state with a discrepancy over x, if that helps specimens that it was not learned from."""
-    past, (family, found, *_) = loop.past, state
-    before, specimens = found.log_evidence.sum(), len(past.design)
-    first = first_discrepancy(past.data.x, past.data.mask, family.noise)
-    if first is None or specimens < len(first.knots) + sum(past.design.shape[1:]) + len(family.law.fast):
-        return state
-    begin = replace(family, discrepancy=first)
-    candidate = loop.trial(begin, found.mode, _GLANCE)
-    if float(candidate.found.log_evidence.sum() - before) < 0.0:  # most laws, at a quarter of the price
-        return state
-    candidate = loop.trial(candidate.family, candidate.found.mode, _TRIAL)
-    # Twice as many numbers as knots are learned from so many specimens (Schwarz, Ann. Stat. 6, 461, 1978).
-    if float(candidate.found.log_evidence.sum() - before) < len(first.knots) * np.log(specimens):
-        return state
-    gain = torch.zeros(specimens, dtype=torch.float64)
-    for out in _folds(specimens):
-        rest, left = loop.some(~out), loop.some(out)
-        for sign, trial in ((-1.0, family), (1.0, begin)):
-            learned = rest.trial(trial, found.mode[~out], _TRIAL).family
-            gain[out] += sign * left.posterior(learned, None).log_evidence
-    tried = loop.run(candidate.family, found.mode) if float(gain.sum()) > 0.0 else state
-    return tried if tried.converged else state
-
-
 def _for_prediction(loop: Loop, state: State) -> State:
     """Return the state with means moved to where they predict best, if specimens left out agree."""
     past, (family, found, *_) = loop.past, state
@@ -164,16 +165,15 @@ def _for_prediction(loop: Loop, state: State) -> State:
 
 def _moved(past: Past, family: Family) -> Family:
     """Return the family with the means that predict best."""
-    coefficients, discrepancy = move_means(expected(past, family), past.data, past.design)
-    return replace(family, coefficients=coefficients[None], discrepancy=discrepancy)
+    coefficients = move_means(expected(past, family), past.data, past.design)
+    return replace(family, coefficients=coefficients[None])
 
 
 def expected(past: Past, family: Family) -> Family:
     """Return the family, of one component, as wide as a new specimen is expected to spread."""
     specimens, regressors = past.design.shape
     wider = widening(specimens, regressors, len(family.law.fast))
-    discrepancy = family.discrepancy and family.discrepancy.predictive(specimens)
-    return replace(family, covariances=wider * family.covariances, discrepancy=discrepancy)
+    return replace(family, covariances=wider * family.covariances)
 
 
 def _folds(count: int) -> list[Tensor]:

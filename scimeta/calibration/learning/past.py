@@ -19,6 +19,7 @@ class Past(NamedTuple):
 
     data: Measured
     design: Tensor  # (specimens, 1 + conditions)
+    group: Tensor | None = None  # (specimens,) index of the group; None where groups are not known
 
     @property
     def free(self) -> Tensor:
@@ -27,7 +28,8 @@ class Past(NamedTuple):
 
     def some(self, rows: Tensor) -> Past:
         """Return the past of some specimens."""
-        return Past(Measured(*(part[rows] for part in self.data)), self.design[rows])
+        group = None if self.group is None else self.group[rows]
+        return Past(Measured(*(part[rows] for part in self.data)), self.design[rows], group)
 
 
 def regressed(design: Tensor, values: Tensor) -> Tensor:
@@ -43,11 +45,15 @@ def regressed(design: Tensor, values: Tensor) -> Tensor:
     return torch.linalg.pinv(design.mT @ design, hermitian=True) @ (design.mT @ values)
 
 
-def node_residuals(past: Past, family: Family, found: Posterior) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield rows and (specimens, nodes, points) residuals at the nodes, a chunk of specimens at a time."""
+def node_residuals(past: Past, family: Family, found: Posterior) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield rows, residuals at the nodes and their relative standard deviation, a chunk of specimens at a time.
+
+    Both are (specimens, nodes, points); the latter is 1 for a typical reading.
+    """
     data = past.data
     for rows in torch.arange(len(data.x)).split(64):
-        yield rows, family.curve(found.nodes[rows], data.x[rows, None]) - data.y[rows, None]
+        curves = family.curve(found.nodes[rows], data.x[rows, None])
+        yield rows, curves - data.y[rows, None], family.error_model.relative_sd(curves)
 
 
 def change(before: Family, after: Family) -> float:
@@ -64,15 +70,8 @@ def change(before: Family, after: Family) -> float:
     parts += [
         abs(float(after.shared[name] - v)) / max(after.shared_errors[name], 1e-300) for name, v in before.shared.items()
     ]
-    if after.misfit is not None and before.misfit is not None:
-        parts.append(float(np.abs(after.misfit.values - before.misfit.values).max()) / after.noise)
     if after.outliers is not None and before.outliers is not None:
         parts.append(abs(after.outliers.share - before.outliers.share))
         moved = zip(after.outliers[1:], before.outliers[1:], strict=True)
         parts += [abs(new - old) / after.outliers.sd for new, old in moved]
-    if after.discrepancy is not None and before.discrepancy is not None:
-        for old, new in zip(
-            *((d.mean, np.sqrt(d.variance)) for d in (before.discrepancy, after.discrepancy)), strict=True
-        ):
-            parts.append(0.1 * float(np.abs(new - old).max()) / after.noise)  # one that vanishes does so slowly
     return max(parts)

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from scimeta.calibration.data.points import Measured, Points
-from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Gaussian, Mixture
 from scimeta.calibration.posterior.modes import posterior_modes
@@ -31,7 +30,6 @@ class Seen(NamedTuple):
     Attributes:
         x, y: (points,).
         inverse_sd: (points,) 1 / standard deviation of the points seen; 0 of all others.
-        basis: (points, knots) of the discrepancy.
         design: (regressors,).
         judges: (points,) weight of each point not seen in the score; sums to 1.
         sd: (points,) standard deviation of a measurement.
@@ -40,21 +38,21 @@ class Seen(NamedTuple):
     x: Tensor
     y: Tensor
     inverse_sd: Tensor
-    basis: Tensor
     design: Tensor
     judges: Tensor
     sd: Tensor
 
 
-def move_means(family: Family, data: Measured, design: Tensor, seed: int = 0) -> tuple[Tensor, Discrepancy | None]:
-    """Return coefficients and discrepancy whose means give the best score of held-out points of the past.
+def move_means(family: Family, data: Measured, design: Tensor, seed: int = 0) -> Tensor:
+    """Return the coefficients whose means give the best score of held-out points of the past.
 
     The score is the continuous ranked probability score of the points left out, after the fit to random points (and to
     first points) of the same specimen: MAML with a converged inner solve. Spreads and noise are held: moved along, they
     would shrink to what these few specimens happen to need.
 
     Args:
-        family: of one component, as wide as a new specimen is expected to spread: where the learning starts.
+        family: of one component and of even noise around the law, as wide as a new specimen is expected to spread:
+            where the learning starts.
         data: the past specimens.
         design: (specimens, regressors).
         seed: of the points drawn.
@@ -75,14 +73,11 @@ def move_means(family: Family, data: Measured, design: Tensor, seed: int = 0) ->
             tasks_per_step=_TASKS,
             lr=lr,
             scheduler=lambda optimizer: LambdaLR(optimizer, lambda step: 1.0 - step / _STEPS),
-            learn=("init.coefficients", "init.departure"),
+            learn=("init.coefficients",),
             generator=generator,
         )
-        coefficients, departure = _means(family, trained.meta.init)
-        found = family.discrepancy
-        found = found and Discrepancy(found.knots, departure.numpy(), found.variance)
-        family = replace(family, coefficients=coefficients[None], discrepancy=found)
-    return family.coefficients[0], family.discrepancy
+        family = replace(family, coefficients=_means(family, trained.meta.init)[None])
+    return family.coefficients[0]
 
 
 def predictive(family: Family) -> MetaLearner:
@@ -92,16 +87,14 @@ def predictive(family: Family) -> MetaLearner:
     differentiated through one more Gauss-Newton step from there, which is exact for the law linearised at the solution.
     """
     precision = torch.linalg.inv(family.covariances[0])
-    knots = 1 if family.discrepancy is None else len(family.discrepancy.knots)
     start = {
         "coefficients": torch.zeros_like(family.coefficients[0]),
-        "departure": torch.zeros(knots, dtype=family.covariances[0].dtype),
         "point": family.coefficients[0, 0].clone(),
     }
 
     def loss(params: Params, seen: Seen) -> Tensor:
-        coefficients, departure = _means(family, params)
-        r = (seen.y - _curve(family, params["point"], seen.x) - seen.basis @ departure) * seen.inverse_sd
+        coefficients = _means(family, params)
+        r = (seen.y - _curve(family, params["point"], seen.x)) * seen.inverse_sd
         away = params["point"] - seen.design @ coefficients
         return 0.5 * (r @ r + away @ precision @ away)
 
@@ -110,11 +103,10 @@ def predictive(family: Family) -> MetaLearner:
 
     def meta_gradient(meta: Meta, task: Task, step: int = 0) -> tuple[Tensor, Meta]:
         with torch.enable_grad():
-            moving = {n: meta.init[n].detach().clone().requires_grad_() for n in ("coefficients", "departure")}
-            losses = judged(family, moving, *task.query)
-            gradient = torch.autograd.grad(losses.mean(), list(moving.values()), materialize_grads=True)
-        still = {"point": torch.zeros_like(meta.init["point"])}
-        return losses.detach(), Meta({**dict(zip(moving, gradient, strict=True)), **still}, {})
+            moving = meta.init["coefficients"].detach().clone().requires_grad_()
+            losses = judged(family, {"coefficients": moving}, *task.query)
+            (gradient,) = torch.autograd.grad(losses.mean(), moving)
+        return losses.detach(), Meta({"coefficients": gradient, "point": torch.zeros_like(meta.init["point"])}, {})
 
     adaptation = Adaptation(loss, sgd(0.0), 1, ("point",))
     return MetaLearner(f"predictive prior of {family.law.name}", Meta(start, {}), adaptation, meta_gradient, score)
@@ -136,21 +128,16 @@ class Line(NamedTuple):
 
 def solved(family: Family, seen: Seen) -> Task:
     """Return tasks whose queries carry the law linearised at their most probable parameters; all with a task axis."""
-    points = Points(seen.x, seen.y, seen.inverse_sd)
-    if family.discrepancy is not None:
-        points = family.discrepancy.absorbed(points)
+    points = Points.plain(seen.x, seen.y, seen.inverse_sd)
     prior = Mixture.of(Gaussian(seen.design @ family.coefficients[0], family.covariances[0]))
     point = posterior_modes(family, prior, points, None).mode
     curve, by = family.linearized(point, seen.x)
     return Task(seen, (seen, Line(point, curve, torch.stack([by[name] for name in family.law.fast], -1))))
 
 
-def _means(family: Family, moved: Params) -> tuple[Tensor, Tensor]:
-    """Return coefficients and the discrepancy's mean at these moves, which are in standard deviations."""
-    departure = family.noise * moved["departure"]
-    if family.discrepancy is not None:
-        departure = family.discrepancy.mean_ + departure
-    return family.coefficients[0] + moved["coefficients"] * family.covariances[0].diagonal().sqrt(), departure
+def _means(family: Family, moved: Params) -> Tensor:
+    """Return coefficients at these moves, which are in standard deviations."""
+    return family.coefficients[0] + moved["coefficients"] * family.covariances[0].diagonal().sqrt()
 
 
 def judged(family: Family, moved: Params, seen: Seen, line: Line) -> Tensor:
@@ -162,16 +149,12 @@ def judged(family: Family, moved: Params, seen: Seen, line: Line) -> Tensor:
 def predicted(family: Family, moved: Params, seen: Seen, line: Line) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of a measurement at every point, (..., points) each.
 
-    The law linearised, theta and b are jointly Gaussian, given the points seen.
+    The law linearised, theta is Gaussian, given the points seen.
     """
-    coefficients, departure = _means(family, moved)
+    coefficients = _means(family, moved)
     spread, sensitivity = family.covariances[0], line.slope
     step = (seen.design @ coefficients - line.point)[..., None]
     expected = line.curve + (line.slope @ step)[..., 0]
-    if family.discrepancy is not None:
-        spread = torch.block_diag(spread, torch.diag(family.discrepancy.variance_))
-        sensitivity = torch.cat([line.slope, seen.basis], -1)
-        expected = expected + seen.basis @ departure
     white = sensitivity * seen.inverse_sd[..., None]
     own = torch.eye(seen.x.shape[-1], dtype=white.dtype) + white @ spread @ white.mT
     gain = torch.linalg.solve(own, white @ spread).mT  # (..., unknowns, points)
@@ -210,11 +193,8 @@ def split_points(family: Family, data: Measured, design: Tensor, rows: Tensor, g
     points = data.points(family.noise)
     sd = torch.where(mask, 1.0 / points.inverse_sd[rows], 1.0).nan_to_num(posinf=1.0)
     inverse_sd = torch.where(seen, points.inverse_sd[rows], 0.0)
-    basis = torch.zeros(*x.shape, 1, dtype=x.dtype)
-    if family.discrepancy is not None:
-        basis = family.discrepancy.basis(data.x[rows])
     judges = judges / judges.sum(-1, keepdim=True).clamp(min=1.0)
-    return Seen(data.x[rows], data.y[rows], inverse_sd, basis, design[rows], judges, sd)
+    return Seen(data.x[rows], data.y[rows], inverse_sd, design[rows], judges, sd)
 
 
 def scores(family: Family, data: Measured, design: Tensor, repeats: int = 8, seed: int = 1) -> Tensor:
@@ -228,5 +208,4 @@ def scores(family: Family, data: Measured, design: Tensor, repeats: int = 8, see
 
 def _curve(family: Family, point: Tensor, x: Tensor) -> Tensor:
     """Return what is predicted at one specimen's own parameters: (points,)."""
-    law = family.predicting
-    return law.fn(x, **law.constrain(family.parameters(point)))
+    return family.law.fn(x, **family.law.constrain(family.parameters(point)))

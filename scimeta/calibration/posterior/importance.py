@@ -13,7 +13,6 @@ from torch import Tensor
 from scimeta.calibration.data.points import Points
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.mixture import Mixture
-from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.nodes import _PROPOSAL_DOF, chosen_nodes, student_nodes
 
 NODES = (101, 151, 401, 1021, 2039)  # for one, two, ... fast parameters; primes, for the lattice's sake
@@ -109,7 +108,7 @@ def importance(family: Family, prior: Mixture, points: Points, proposal: Proposa
     poor = (best.effective < _MIN_EFFECTIVE * count).nonzero()[:, 0]
     plain = family.outliers is None and proposal.share.shape[1] == 1
     for rows in poor.split(len(poor) if plain else max(1, len(best.nodes) // _DENSER)) if len(poor) else ():
-        some = prior.rows(rows), Points(*(part[rows] for part in points))
+        some = prior.rows(rows), points.rows(rows)
         if plain:
             weighted = Weighted(*(part[rows] for part in best))
             moved = Proposal.single(*_moved(weighted, proposal.scale[rows, 0]))
@@ -135,8 +134,8 @@ def thinned(found: Weighted, count: int) -> Weighted:
 def _weighted(family: Family, prior: Mixture, points: Points, proposal: Proposal, count: int) -> Weighted:
     """Return the nodes of a proposal with their normalised weights."""
     nodes, log_proposal = proposal.nodes(count)
-    residual = family.curve(nodes, points.x[:, None]) - points.y[:, None]  # (specimens, nodes, points)
-    log_weights = log_likelihood(residual, points, family.outliers)
+    curves = points.tilted(family.curve(nodes, points.x[:, None]), nodes)  # (specimens, nodes, points)
+    log_weights = log_likelihood(family, curves, points)
     log_weights = log_weights + prior.log_density(nodes) - log_proposal
     log_weights = torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
     weights = torch.softmax(log_weights, -1).nan_to_num(1.0 / count)
@@ -144,20 +143,25 @@ def _weighted(family: Family, prior: Mixture, points: Points, proposal: Proposal
     return Weighted(nodes, weights, effective, torch.logsumexp(log_weights, -1) - np.log(count))
 
 
-def log_likelihood(residual: Tensor, points: Points, outliers: Outliers | None) -> Tensor:
-    """Return (specimens, nodes): log density of measurements with these residuals (specimens, nodes, points).
+def log_likelihood(family: Family, curves: Tensor, points: Points) -> Tensor:
+    """Return (specimens, nodes): log density of the measurements around these curves (specimens, nodes, points).
 
     Args:
-        residual: law minus measured.
-        points: the measurements; independent ones where there are outliers.
-        outliers: what else they may be.
+        family: its error model and its outliers.
+        curves: what is expected at the nodes.
+        points: the measurements as of :meth:`Family.seen`, or as they came where there is no discrepancy.
     """
-    counted = points.scale > 0
-    if outliers is not None:
-        ordinary, wrong = outliers.parts(residual, points.inverse_sd[:, None])
+    counted, residual = points.scale > 0, curves - points.y[:, None]
+    if points.inverse_sd.dim() == 3:
+        constant = torch.where(counted, points.scale, 1.0).log().sum(-1) - 0.5 * np.log(2 * np.pi) * counted.sum(-1)
+        return constant[:, None] - 0.5 * points.whitened(residual).square_().sum(-1)
+    inverse_sd = family.inverse_sd(points, curves)
+    if family.outliers is not None:
+        ordinary, wrong = family.outliers.parts(residual, inverse_sd)
         return torch.where(counted[:, None], ordinary + wrong, 1.0).log().sum(-1)
-    constant = torch.where(counted, points.scale, 1.0).log().sum(-1) - 0.5 * np.log(2 * np.pi) * counted.sum(-1)
-    return constant[:, None] - 0.5 * points.whitened(residual).square_().sum(-1)
+    constant = torch.where(counted[:, None], inverse_sd, 1.0).log().sum(-1)
+    constant = constant - 0.5 * np.log(2 * np.pi) * counted.sum(-1, keepdim=True)
+    return constant - 0.5 * (residual * inverse_sd).square_().sum(-1)
 
 
 def _moved(found: Weighted, scale: Tensor) -> tuple[Tensor, Tensor]:

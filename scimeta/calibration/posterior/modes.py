@@ -28,6 +28,7 @@ _UNSURE = 4.0  # nats of odds up to which a point is tried both ways
 _UNLIKELY = 1e-3  # probability of a distance that calls for a wider search
 _FLIPS = 12  # wrong points that are sought in one specimen
 _RIVAL_FLIPS = 2  # the same, under another component than the one that explains it best
+_REWEIGHTED = 3  # searches in which noise and discrepancy follow the mode
 _FAR = 40.0  # nats by which another component may be worse and yet be tried with other wrong points
 
 
@@ -59,13 +60,14 @@ class Modes(NamedTuple):
         return Modes(*(part[rows] for part in self))
 
 
-def with_outliers(points: Points, outliers: Outliers | None, specimen: Tensor, wrong: Tensor) -> Points:
-    """Return points of specimens, those taken for wrong with the standard deviation of an outlier."""
-    some = Points(*(part[specimen] for part in points))
+def with_outliers(points: Points, outliers: Outliers | None, wrong: Tensor) -> Points:
+    """Return the points, those taken for wrong with the standard deviation of an outlier."""
     if outliers is None:
-        return some
-    x, y, inverse_sd = some
-    return Points(x, y, torch.where(wrong, inverse_sd.clamp(max=1.0 / outliers.sd), inverse_sd))
+        return points
+    clamped = points.inverse_sd.clamp(max=1.0 / outliers.sd)
+    return points._replace(
+        inverse_sd=torch.where(wrong, clamped, points.inverse_sd), own=points.own & ~wrong
+    )
 
 
 def first(specimen: Tensor) -> Tensor:
@@ -82,9 +84,11 @@ class _Search(NamedTuple):
     prior: Mixture
     points: Points
 
-    def believed(self, specimen: Tensor, wrong: Tensor) -> Points:
-        """Return points of specimens; see :func:`with_outliers`."""
-        return with_outliers(self.points, self.family.outliers, specimen, wrong)
+    def believed(self, specimen: Tensor, wrong: Tensor, u: Tensor | None = None) -> Points:
+        """Return points of specimens, as seen from u; see :func:`with_outliers`."""
+        some = self.points.rows(specimen)
+        some = some if u is None else self.family.seen(some, u)
+        return with_outliers(some, self.family.outliers, wrong)
 
 
 def posterior_modes(family: Family, prior: Mixture, points: Points, start: Tensor | None) -> Modes:
@@ -134,24 +138,19 @@ def _with_wrong_points(search: _Search, by_component: Sequence[Modes]) -> Modes:
 
 
 def _solved(search: _Search, specimen: Tensor, component: int, wrong: Tensor, begin: Tensor) -> Modes:
-    """Return the modes of specimens under one component and these wrong points, searched from (tasks, fast)."""
-    family, points = search.family, search.believed(specimen, wrong)
-    names, prior = family.law.fast, search.prior.rows(specimen).component(component)
+    """Return the modes of specimens under one component and these wrong points, searched from (tasks, fast).
+
+    A noise that follows the mean, and what the law misses, are those at the last mode, and the search goes on from
+    there: iteratively reweighted least squares.
+    """
+    family, prior = search.family, search.prior.rows(specimen).component(component)
     factor = torch.linalg.cholesky(prior.covariance)  # (..., fast, fast)
     whitening = torch.linalg.inv(factor).expand(len(specimen), -1, -1)
-
-    def linearized(fast: dict[str, Tensor], slow: dict[str, Tensor], data: tuple) -> tuple[Tensor, Tensor]:
-        points, mean, whiten = Points(*data[0]), data[1], data[2]
-        x = points.x
-        u = torch.stack([fast[name] for name in names], -1)
-        curve, by = family.linearized(u, x)
-        r = torch.cat([points.whitened(curve - points.y), (whiten @ (u - mean)[..., None])[..., 0]], -1)
-        jac = points.whitened(torch.stack([by[name] for name in names], 1)).mT
-        return r, torch.cat([jac, whiten], 1)
-
-    unknown = {name: begin[:, i] for i, name in enumerate(names)}
-    solution = gauss_newton(None, unknown, (points, prior.mean, whitening), linearized=linearized, tolerance=1e-3)
-    mode, laplace = _at_mode(solution, prior.covariance, names)
+    for _ in range(1 if family.plain else _REWEIGHTED):
+        points = search.believed(specimen, wrong, begin)
+        solution = _descended(family, points, prior.mean, whitening, begin)
+        mode, laplace = _at_mode(solution, prior.covariance, family.law.fast)
+        begin = torch.where(torch.isfinite(mode), mode, begin)
     size = torch.linalg.cholesky_ex(laplace)[0].diagonal(dim1=-2, dim2=-1).log()
     size = size - factor.diagonal(dim1=-2, dim2=-1).log()
     log_evidence = search.prior.log_shares[component] - solution.cost + size.sum(-1)
@@ -161,6 +160,24 @@ def _solved(search: _Search, specimen: Tensor, component: int, wrong: Tensor, be
         log_evidence = log_evidence + wrong.sum(-1) * np.log(share / (1.0 - share))
     by_component = torch.full_like(specimen, component)
     return Modes(specimen, by_component, wrong, mode, laplace, solution.converged, 2.0 * solution.cost, log_evidence)
+
+
+def _descended(family: Family, points: Points, mean: Tensor, whitening: Tensor, begin: Tensor) -> Solution:
+    """Return the Gauss-Newton solution of whitened residuals and prior, from begin (tasks, fast)."""
+    names = family.law.fast
+
+    def linearized(fast: dict[str, Tensor], slow: dict[str, Tensor], data: tuple) -> tuple[Tensor, Tensor]:
+        points, mean, whiten = Points(*data[0]), data[1], data[2]
+        u = torch.stack([fast[name] for name in names], -1)
+        curve, by = family.linearized(u, points.x)
+        slopes = torch.stack([by[name] for name in names], 1)  # (tasks, fast, points)
+        if points.tilt.shape[1]:
+            curve, slopes = points.tilted(curve[:, None], u[:, None])[:, 0], slopes + points.tilt.mT
+        r = torch.cat([points.whitened(curve - points.y), (whiten @ (u - mean)[..., None])[..., 0]], -1)
+        return r, torch.cat([points.whitened(slopes).mT, whiten], 1)
+
+    unknown = {name: begin[:, i] for i, name in enumerate(names)}
+    return gauss_newton(None, unknown, (points, mean, whitening), linearized=linearized, tolerance=1e-3)
 
 
 def _at_mode(solution: Solution, population: Tensor, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
@@ -220,17 +237,15 @@ def _put(modes: Modes, rows: Tensor, new: Modes) -> Modes:
 
 def _from_afar(search: _Search, specimen: Tensor, component: int) -> Modes:
     """Return modes that are sought from where the prior and most of the points agree, whatever the others say."""
-    prior, points = (
-        search.prior.rows(specimen).component(component),
-        Points(*(part[specimen] for part in search.points)),
-    )
+    prior, points = search.prior.rows(specimen).component(component), search.points.rows(specimen)
     begin = scattered(search.family, prior, points, 1.5, 401, robust=True)
     residual = search.family.curve(begin, points.x) - points.y
     size = residual.abs().masked_fill(points.inverse_sd == 0, torch.nan)
     near = (2.0 * size.nanmedian(-1, keepdim=True).values) ** 2  # the start is off by about as much
     outliers = search.family.outliers
     assert outliers is not None  # else no point is wrong
-    ordinary, wrong = outliers.parts(residual, points.inverse_sd, near)
+    inverse_sd = search.family.seen(points, begin).inverse_sd
+    ordinary, wrong = outliers.parts(residual, inverse_sd, near)
     found = _solved(search, specimen, component, (wrong > ordinary) & (points.inverse_sd > 0), begin)
     for _ in range(3):
         wrong = _odds(search, found) > 0.0
@@ -248,12 +263,13 @@ def _odds(search: _Search, at: Modes) -> Tensor:
     """
     family, outliers = search.family, search.family.outliers
     assert outliers is not None  # else no point is wrong
-    x, y, inverse_sd = search.believed(at.specimen, at.wrong)
+    x, y, inverse_sd, *_ = search.believed(at.specimen, at.wrong, at.mode)
     curve, by = family.linearized(at.mode, x)
     jac = torch.stack([by[name] for name in family.law.fast], -1)  # (modes, points, fast)
     spread = ((jac @ at.laplace) * jac).sum(-1)  # of the curve
     left = (1.0 - spread * inverse_sd**2).clamp(min=1e-6)
-    ordinary, wrong = outliers.parts((curve - y) / left, search.points.inverse_sd[at.specimen], spread / left)
+    usual = family.seen(search.points.rows(at.specimen), at.mode).inverse_sd
+    ordinary, wrong = outliers.parts((curve - y) / left, usual, spread / left)
     odds = (wrong.clamp(min=1e-300) / ordinary.clamp(min=1e-300)).log()
     return torch.where(inverse_sd > 0, odds, -torch.inf).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
 
@@ -316,8 +332,9 @@ def scattered(
     best = []
     for rows in torch.arange(len(prior.mean)).split(max(1, CHUNK // (count * points.x.shape[1]))):
         nodes = prior.mean[rows, None] + base @ factors[rows]
-        some = Points(*(part[rows] for part in points))
-        misfit = some.whitened(family.curve(nodes, some.x[:, None]) - some.y[:, None])
-        cost = (torch.log1p(misfit**2) if robust else misfit**2).sum(-1) + (base**2).sum(-1)
+        some = points.rows(rows)
+        curves = family.curve(nodes, some.x[:, None])
+        off = (curves - some.y[:, None]) * family.inverse_sd(some, curves)
+        cost = (torch.log1p(off**2) if robust else off**2).sum(-1) + (base**2).sum(-1)
         best.append(nodes[torch.arange(len(rows)), cost.nan_to_num(nan=torch.inf).argmin(-1)])
     return torch.cat(best)

@@ -71,12 +71,14 @@ def posterior(
     Args:
         family: the law, its shared parameters, what a measurement may be beside ordinary.
         prior: over the fast parameters of each specimen.
-        points: measurements.
+        points: measurements, of :meth:`Family.points`.
         start: (specimens, fast) where the search for the mode begins; the best of some of the prior's values if None.
         nodes: nodes a specimen; as many as the number of parameters asks for if None.
     """
     prior, count = Mixture.of(prior), nodes or node_count(family.law)
     found = posterior_modes(family, prior, points, start)
+    if family.discrepancy is not None:
+        points = family.seen(points, found.mode[first(found.specimen)])
     proposals = _proposals(family, prior, points, found, count)
     chunk = max(1, CHUNK // (count * points.x.shape[1]))
     best = first(found.specimen)
@@ -85,7 +87,7 @@ def posterior(
     joined = Weighted(*(empty(len(mode), *s) for s in ((count, fast), (count,), (), ())))
     batches = [(rows[at], p.rows(at)) for rows, p in proposals for at in torch.arange(len(rows)).split(chunk)]
     for rows, proposal in tqdm(batches, "posterior", leave=False, disable=None, delay=2):
-        some = prior.rows(rows), Points(*(part[rows] for part in points))
+        some = prior.rows(rows), points.rows(rows)
         for target, value in zip(joined, importance(family, *some, proposal, count), strict=True):
             target[rows] = value
     return Posterior(
@@ -117,7 +119,7 @@ def _proposals(
             at = found.specimen[rows]
             some = (
                 Mixture.of(prior.rows(at).component(component)),
-                with_outliers(points, outliers, at, found.wrong[rows]),
+                with_outliers(points.rows(at), outliers, found.wrong[rows]),
             )
             centre[rows], scale[rows], evidence[rows] = pilot(family, *some, found.mode[rows], scale[rows], count)
             evidence[rows] += prior.log_shares[component]
