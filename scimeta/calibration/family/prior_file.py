@@ -21,7 +21,8 @@ _FORMAT = "scimeta prior, version 4"
 _V3 = "scimeta prior, version 3"
 _LATER = ("modes", "outliers", "coefficient errors", "discrepancy", "objective")
 _LACKS = {"scimeta prior, version 1": _LATER, "scimeta prior, version 2": ()}  # files without components
-_DISCREPANCY = ("mean", "covariance", "mean_covariance", "population", "size", "taper", "x_scale", "start")
+_ARRAYS = ("mean", "covariance", "mean_covariance", "population")  # of a discrepancy
+_NUMBERS = ("size", "taper", "x_scale", "start")
 
 
 def prior_content(family: Family, covariates: Covariates, learned: Learned | None) -> dict:
@@ -69,7 +70,7 @@ def prior_content(family: Family, covariates: Covariates, learned: Learned | Non
 
 def _discrepancy_content(found: Discrepancy) -> dict:
     """Return what the file holds of a discrepancy."""
-    rest = {name.replace("_", " "): np.asarray(getattr(found, name)).tolist() for name in _DISCREPANCY}
+    rest = {name.replace("_", " "): np.asarray(getattr(found, name)).tolist() for name in (*_ARRAYS, *_NUMBERS)}
     return {"coordinates": list(found.coordinates), "knots": [np.asarray(k).tolist() for k in found.knots], **rest}
 
 
@@ -109,7 +110,7 @@ def _parts(content: dict, law: Law) -> tuple[Family, Covariates, Learned | None]
         {n: float(s["standard error"]) for n, s in content["shared"].items()},
         outliers and Outliers(*(float(outliers[name]) for name in Outliers._fields)),
         _error_model(content["error model"]),
-        discrepancy and _discrepancy(discrepancy),
+        discrepancy and _discrepancy(discrepancy, len(law.fast)),
         None if between is None else _between(between, len(law.fast)),
     )
     return family, _covariates(content), _learned(content)
@@ -129,26 +130,41 @@ def _error_model(content: dict) -> ErrorModel:
     return ErrorModel(kind, *numbers)
 
 
-def _discrepancy(content: dict) -> Discrepancy:
+def _discrepancy(content: dict, fast: int) -> Discrepancy:
     """Return the discrepancy of a file's content."""
-    rest = {name: content[name.replace("_", " ")] for name in _DISCREPANCY}
-    rest = {name: np.array(value, float) if np.ndim(value) else float(value) for name, value in rest.items()}
-    knots = tuple(np.array(one, float) for one in content["knots"])
-    unknown = set(content["coordinates"]) - set(get_args(Coordinate))
-    if unknown or len(knots) != len(content["coordinates"]):
+    coordinates, knots = tuple(content["coordinates"]), tuple(np.array(one, float) for one in content["knots"])
+    if set(coordinates) - set(get_args(Coordinate)) or len(knots) != len(coordinates):
         raise ValueError(
             f"discrepancy: expected knots for each coordinate, one of {', '.join(get_args(Coordinate))}; got "
-            f"{len(knots)} for {content['coordinates']}"
+            f"{len(knots)} for {list(coordinates)}"
         )
-    return Discrepancy(tuple(content["coordinates"]), knots, **rest)
+    mean, own, doubt, population = (np.array(content[name.replace("_", " ")], float) for name in _ARRAYS)
+    size, taper, x_scale, start = numbers = [float(content[name.replace("_", " ")]) for name in _NUMBERS]
+    if any(k.ndim != 1 or len(k) < 2 or not np.isfinite(k).all() or (np.diff(k) <= 0).any() for k in knots):
+        raise ValueError("discrepancy: needs two knots or more for each coordinate, rising")
+    columns = sum(map(len, knots)) + (start != 0.0)
+    if mean.shape != (columns,) or not np.isfinite(mean).all():
+        raise ValueError(f"discrepancy: mean has shape {mean.shape}; expected {columns} finite values")
+    _require_covariance("discrepancy: covariance", own, columns)
+    _require_covariance("discrepancy: mean covariance", doubt, columns)
+    _require_covariance("discrepancy: population", population, fast)
+    if not np.isfinite(numbers).all() or size <= 0.0 or min(taper, x_scale, start) < 0.0:
+        raise ValueError(
+            f"discrepancy: needs a positive size and {', '.join(_NUMBERS[1:])} of 0 or more; got {numbers}"
+        )
+    return Discrepancy(coordinates, knots, mean, own, doubt, population, size, taper, x_scale, start)
 
 
 def _between(rows: list[list[float]], fast: int) -> torch.Tensor:
     """Return the covariance between groups of a file's content."""
     matrix = np.array(rows, float)
-    if matrix.shape != (fast, fast) or not is_covariance(matrix):
-        raise ValueError(f"between: expected a covariance of shape {(fast, fast)}; got {matrix.tolist()}")
+    _require_covariance("between", matrix, fast)
     return torch.from_numpy(matrix)
+
+
+def _require_covariance(name: str, matrix: np.ndarray, size: int) -> None:
+    if matrix.shape != (size, size) or not is_covariance(matrix):
+        raise ValueError(f"{name}: expected a covariance of shape {(size, size)}, symmetric, no variance negative")
 
 
 def _covariates(content: dict) -> Covariates:

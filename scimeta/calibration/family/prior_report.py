@@ -242,7 +242,7 @@ def _part(found: Discrepancy, predicted: bool, knots: np.ndarray, columns: slice
 
     Between the knots splines can be larger than at them: the curves are looked at in many places.
     """
-    s = torch.from_numpy(np.linspace(knots[0], knots[-1], 20 * len(knots)))
+    s = torch.from_numpy(np.interp(np.arange(20 * len(knots) - 19) / 20, np.arange(len(knots)), knots))
     x = s if predicted or not found.x_scale else found.x_scale * torch.expm1(s)
     sensitive, late = torch.full_like(s, 1e9 * found.size), torch.zeros_like(s) if found.start else None
     basis = found.columns(Place(x, s, sensitive, late)).numpy()[:, columns]

@@ -134,9 +134,7 @@ def _measurement(family: Family, math: str) -> list[str]:
         return lines
     least, share, rest, power = (float(v) for v in (model.least, model.share, 1.0 - model.share, 2.0 * model.power))
     lines += ["", "", "def noise(mean):"]
-    lines.append(
-        '    """Return the standard deviation of a measurement where the law and what it misses are the mean."""'
-    )
+    lines.append('    """Return the standard deviation of a measurement where the law predicts the mean."""')
     lines.append(f"    grown = ({math}.maximum({math}.abs(mean), {least!r}) / {float(model.typical)!r}) ** {power!r}")
     return [*lines, f"    return NOISE * {math}.sqrt({share!r} + {rest!r} * grown)"]
 

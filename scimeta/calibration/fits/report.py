@@ -11,7 +11,6 @@ from torch import Tensor
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
-from scimeta.calibration.family.error_model import CONSTANT
 from scimeta.calibration.fits.draws import Draws, PosteriorDraws
 from scimeta.calibration.intervals import Band, Estimate
 from scimeta.calibration.laws.law import Law
@@ -103,12 +102,18 @@ def scatter(y: Axis, residuals: np.ndarray, curve: Curve, draws: Draws, *, learn
     if sigma is not None and np.isfinite(sigma).all():
         return f"residual rms {rms:.3g}{unit}, sigma given with the points"
     how, size = "of the prior" if learned else "from the residuals", f"{noise:.3g}"
-    model = draws.family.error_model if isinstance(draws, PosteriorDraws) else CONSTANT
-    if not model.constant:
-        each = noise * model.relative_sd(torch.from_numpy(curve.y - residuals))
+    if isinstance(draws, PosteriorDraws) and not draws.family.error_model.constant:
+        each = noise * draws.family.error_model.relative_sd(_predicted(draws, torch.tensor(curve.x)))
         size = " to ".join(dict.fromkeys(f"{float(end):.2g}" for end in (each.min(), each.max())))
         how += ", grows with the mean"
     return f"residual rms {rms:.3g}{unit}, noise sd {size}{unit} ({how})"
+
+
+def _predicted(draws: PosteriorDraws, x: Tensor) -> Tensor:
+    """Return (points,) the law of the first specimen, without what it misses, averaged over the posterior."""
+    law = draws.family.law
+    curves = law.curve(dict(zip(law.names, draws.nodes[0].unbind(-1), strict=True)), x)
+    return (draws.weights[0, :, None] * curves).sum(0)
 
 
 def surprise(p: float) -> str:

@@ -245,7 +245,13 @@ class TestFile:
             with pytest.raises(ValueError, match=r"prior\.json (is damaged|is not a prior file)"):
                 Prior.load(path, LAW)
         (component,), past = content["components"], content["past"]
-        odd = [{"noise": "much"}, {"noise": -1.0}, {"shared": {"e": 3}}, {"discrepancy": {"size": 1.0}}, {"past": [1, 2]}]
+        odd = [
+            {"noise": "much"},
+            {"noise": -1.0},
+            {"shared": {"e": 3}},
+            {"discrepancy": {"size": 1.0}},
+            {"past": [1, 2]},
+        ]
         odd += [{"components": [{**component, **part}]} for part in ({"covariance": [[1.0]]}, {"coefficients": None})]
         odd += [{"components": [{k: v for k, v in component.items() if k != key}]} for key in component]
         odd += [{"past": {**past, "x range": [1.0]}}]

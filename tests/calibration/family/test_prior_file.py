@@ -1,4 +1,4 @@
-"""The file of a prior: everything of a family comes back, files of older versions are read, damaged ones are refused."""
+"""The file of a prior: a family comes back whole, files of older versions are read, damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -108,6 +108,16 @@ class TestVersion4:
         ("error model", "least", -1.0, "a least one"),
         ("discrepancy", "coordinates", ["prediction", "depth"], "one of prediction, x; got 2"),
         ("discrepancy", "coordinates", ["prediction"], "expected knots for each coordinate"),
+        ("discrepancy", "knots", [[0.0, 0.3, 2.0], [1.0, 1.0]], "rising"),
+        ("discrepancy", "knots", [[0.0, 0.3, 2.0], [1.0]], "two knots or more"),
+        ("discrepancy", "mean", [0.0] * 5, r"mean has shape \(5,\); expected 6 finite values"),
+        ("discrepancy", "mean", [float("nan")] * 6, "expected 6 finite values"),
+        ("discrepancy", "start", 0.0, "expected 5 finite values"),
+        ("discrepancy", "covariance", [[1.0]], r"covariance: expected a covariance of shape \(6, 6\)"),
+        ("discrepancy", "mean covariance", (-np.eye(6)).tolist(), "mean covariance: expected a covariance"),
+        ("discrepancy", "population", [[1.0]], r"population: expected a covariance of shape \(2, 2\)"),
+        ("discrepancy", "size", 0.0, "needs a positive size"),
+        ("discrepancy", "taper", -1.0, "of 0 or more"),
     ])  # fmt: skip
     def test_a_part_that_cannot_be_is_refused(self, tmp_path, part, key, value, message):
         path = tmp_path / "prior.json"
