@@ -205,7 +205,8 @@ def _renewed(content: dict, law: Law) -> dict:
     The older misfit over the law's prediction and discrepancy over x become the parts of one discrepancy, with the same
     values at the same knots. Between its knots the one was a Catmull-Rom spline and the other straight lines; both are
     now the cubic splines of :class:`Discrepancy`, so that what such a prior predicts between knots differs a little
-    from what it did, and its bands there are wider. The wander is dropped: it told how much of the noise was smooth, and the noise holds it still.
+    from what it did, and its bands there are wider. The wander is dropped: it told how much of the noise was smooth,
+    and the noise holds it still.
     """
     content = content if content["format"] == _V3 else _with_components(content)
     count = len(content["past"]["specimens"]) if content["past"] else 0
