@@ -103,8 +103,9 @@ def everything(line: Law) -> list[Prior]:
     """Return priors with components, outliers, a discrepancy and conditions."""
     means, covariances = [[[1.0, 0.5]], [[3.0, -0.5]]], [[[0.5, -0.2], [-0.2, 0.4]]] * 2
     parts = (torch.tensor(part, dtype=torch.float64) for part in ([0.5, 0.5], means, covariances))
-    two = replace(Family(line, *parts, 0.3), outliers=Outliers(0.05, 1.0, 0.2), wander=0.1)
-    off = Discrepancy(np.array([0.0, 2.0, 4.0]), np.zeros(3), np.full(3, 0.1))
+    two = replace(Family(line, *parts, 0.3), outliers=Outliers(0.05, 1.0, 0.2))
+    known = np.zeros(3), 0.1 * np.eye(3), 0.01 * np.eye(3), np.diag([0.5, 0.4])
+    off = Discrepancy(("x",), (np.array([0.0, 2.0, 4.0]),), *known)
     one = Family.gaussian(line, [[1.0, 0.5]], [[0.5, 0.0], [0.0, 0.4]], 0.3)
     warm = Covariates(("T",), [20.0], [5.0])
     by_hand = Prior.by_hand(line, [[1.0, 0.5], [0.1, 0.0]], [[0.5, 0.0], [0.0, 0.4]], 0.3, warm)

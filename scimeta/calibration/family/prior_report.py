@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from scipy import optimize, special, stats
+from torch import Tensor
 
 from scimeta.calibration.data.units import split_unit
 from scimeta.calibration.family.conditions import condition_text
-from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.discrepancy import Discrepancy, Place
+from scimeta.calibration.family.error_model import ErrorModel
 from scimeta.calibration.family.family import Component, Family
 from scimeta.calibration.family.mixture import degrees_of_freedom, tails
 from scimeta.calibration.family.provenance import Covariates, Learned
@@ -66,7 +68,7 @@ def text(
     effects: pd.DataFrame,
     said: Sequence[str],
 ) -> str:
-    """Return the report: where most specimens lie, components, correlations, conditions, noise, outliers, misfit.
+    """Return the report: where most specimens lie, components, correlations, conditions, what readings are, groups.
 
     Args:
         family, covariates, learned: of the prior.
@@ -88,7 +90,8 @@ def text(
         lines.append(f"effect per unit of {name} (unconstrained): {moves}")
     lines += _levels(effects)
     lines += [] if learned is None else _learned_at(family.law, covariates, learned)
-    lines += [*said, *_measurements(family)]
+    lines += [*said, *_measurements(family), *_groups(family, {} if learned is None else learned.groups)]
+    lines += [] if learned is None else _left_out(learned.coverage)
     if learned is not None and learned.objective == "predictive":
         lines.append("means moved from the likelihood's to where held-out points of the past are predicted best")
     if learned is not None and not learned.converged:
@@ -195,36 +198,110 @@ def _correlations(pooled: Component, names: Sequence[str]) -> list[str]:
 
 
 def _measurements(family: Family) -> list[str]:
-    """Return what is between a measurement and the law: noise, outliers, misfit."""
-    unit = f" {family.law.y.unit}" if family.law.y.unit else ""
-    noise = f"noise sd {family.noise:.3g}{unit}"
-    if family.wander:
-        noise += f", of which {family.wander:.3g}{unit} is each specimen's own smooth departure from the law"
-    lines = [noise]
+    """Return what is between a measurement and the law: noise, outliers, discrepancy."""
+    unit = _unit(family.law.y.unit)
+    lines = [f"noise sd {family.noise:.3g}{unit}{_growth(family.noise, family.error_model)}"]
     if family.outliers is not None:
         share, shift, spread = family.outliers
         off = f"shifted by {shift:.2g}{unit}, give or take {spread:.1g}"
         off = off if shift > spread else f"scattered by {family.outliers.sd:.2g}{unit}"
         lines.append(f"outliers: about {100 * share:.2g} % of the points, {off}; the noise is that of the others")
-    if family.misfit is not None:
-        size = float(np.abs(family.misfit.values).max())
-        lines.append(
-            f"the law misses by up to {size:.2g}{unit} in the same way in all specimens; predictions correct for it"
-        )
     if family.discrepancy is not None:
-        lines.append(_along_x(family.discrepancy, family.law))
+        lines += _discrepancy(family.discrepancy, family.law)
     return lines
 
 
-def _along_x(discrepancy: Discrepancy, law: Law) -> str:
-    """Return one sentence: where the law misses most, by how much."""
-    own = np.sqrt(discrepancy.variance)
-    worst = int(np.argmax(discrepancy.mean**2 + discrepancy.variance))
-    unit = f" {law.y.unit}" if law.y.unit else ""
-    return (
-        f"the law misses along {law.x.name}, most near {discrepancy.knots[worst]:.3g} {law.x.unit}".rstrip()
-        + f": by {discrepancy.mean[worst]:+.2g}{unit} in all specimens and sd {own[worst]:.2g}{unit} in each"
+def _growth(noise: float, model: ErrorModel) -> str:
+    """Return how the noise follows the mean, to go on after its size; "" where it does not."""
+    if model.constant:
+        return ""
+    typical, least = f" at a typical reading of {model.typical:.3g}", f"{model.least:.2g}"
+    floor = f" (a mean below {least} counts as {least})" if model.least > 0.0 else ""
+    if model.kind == "proportional":
+        return f"{typical}, growing in proportion to the mean: {100 * noise / model.typical:.2g} %{floor}"
+    if model.kind == "power":
+        return f"{typical}, growing with the mean to the power {model.power:.2g}{floor}"
+    constant, slope = noise * model.share**0.5, 100 * noise * (1.0 - model.share) ** 0.5 / model.typical
+    return f"{typical}: {constant:.2g} plus {slope:.2g} % of the mean (variances add)"
+
+
+def _discrepancy(found: Discrepancy, law: Law) -> list[str]:
+    """Return a line on what the law misses: along each coordinate where most and by how much, and its late start."""
+    begin, texts = 0, []
+    for coordinate, knots in zip(found.coordinates, found.knots, strict=True):
+        columns = slice(begin, begin + len(knots))
+        texts.append(_part(found, coordinate == "prediction", knots, columns, law))
+        begin += len(knots)
+    texts += [_clock(found, law)] if found.start else []
+    texts = [text for text in texts if text]
+    return [f"model discrepancy: {'; '.join(texts)}"] if texts else []
+
+
+def _part(found: Discrepancy, predicted: bool, knots: np.ndarray, columns: slice, law: Law) -> str:
+    """Return what is missed along one coordinate, where the law is sensitive; "" where nothing is.
+
+    Between the knots splines can be larger than at them: the curves are looked at in many places.
+    """
+    s = torch.from_numpy(np.interp(np.arange(20 * len(knots) - 19) / 20, np.arange(len(knots)), knots))
+    x = s if predicted or not found.x_scale else found.x_scale * torch.expm1(s)
+    sensitive, late = torch.full_like(s, 1e9 * found.size), torch.zeros_like(s) if found.start else None
+    basis = found.columns(Place(x, s, sensitive, late)).numpy()[:, columns]
+    mean = basis @ found.mean[columns]
+    own, doubt = (
+        np.sqrt(((basis @ part[columns, columns]) * basis).sum(-1).clip(min=0.0))
+        for part in (found.covariance, found.mean_covariance)
     )
+    texts, unit = [], _unit(law.y.unit)
+    if mean.any() or doubt.any():
+        top = int(np.abs(mean).argmax())
+        known = f" (known to {doubt[top]:.1g})" if doubt.any() else ""
+        texts.append(f"common to all specimens up to {abs(mean[top]):.2g}{unit}{known}")
+    if own.any():
+        texts.append(f"each specimen's own sd up to {own.max():.2g}{unit}")
+    axis, place = (law.y, s) if predicted else (law.x, x)
+    worst = float(place[int((mean**2 + doubt**2 + own**2).argmax())])
+    return ", ".join([*texts, f"largest near {axis.name} = {worst:.2g}{_unit(axis.unit)}"]) if texts else ""
+
+
+def _clock(found: Discrepancy, law: Law) -> str:
+    """Return by how much the law's clock begins late; "" where it does not."""
+    delay, variance = found.start * found.mean[-1], found.covariance[-1, -1]
+    doubt, own = (found.start * part**0.5 for part in (found.mean_covariance[-1, -1], variance))
+    if not (delay or doubt or own):
+        return ""
+    known = f"known to {doubt:.1g}" if doubt else ""
+    each = f"sd {own:.2g}{_unit(law.x.unit)} in each" if own else ""
+    inside = ", ".join(text for text in (known, each) if text)
+    side = "late" if delay >= 0.0 else "early"
+    return f"a clock that begins {abs(delay):.2g}{_unit(law.x.unit)} {side}" + (f" ({inside})" if inside else "")
+
+
+def _unit(unit: str) -> str:
+    return f" {unit}" if unit else ""
+
+
+def _groups(family: Family, groups: Mapping[str, str]) -> list[str]:
+    """Return how far groups of specimens lie apart."""
+    if family.between is None:
+        return []
+    law, mean, texts = family.law, family.pooled.coefficients[0], []
+    for i, name in enumerate(law.fast):
+        parameter, sd = law.parameters[name], float(family.between[i, i]) ** 0.5
+        if parameter.support in ("positive", "unit"):
+            texts.append(f"{'odds of ' * (parameter.support == 'unit')}{name} x {np.exp(sd):.2g} (1 sd)")
+            continue
+        if parameter.support == "softplus":
+            sd = float(np.logaddexp(0.0, mean[i] + sd) - np.logaddexp(0.0, mean[i]))
+        texts.append(f"{name} {sd:.2g}{_unit(parameter.unit)} (1 sd)")
+    count = len(set(groups.values()))
+    between = f"between {count} groups" if count else "between groups"
+    return [f"{between}: {', '.join(texts)}, beside the sd within one"]
+
+
+def _left_out(coverage: Mapping[str, float]) -> list[str]:
+    """Return how much of each group the band held that was learned from the others."""
+    shares = ", ".join(f"{group} {100 * share:.0f} %" for group, share in coverage.items())
+    return [f"90 % bands held, each group left out in turn: {shares}"] if shares else []
 
 
 def draw(
@@ -249,15 +326,23 @@ def draw(
     law = family.law
     ax, x = axes(ax, law.x, law.y), np.linspace(min(0.0, x_range[0]), x_range[1], 200)
     u = law.unconstrain({name: torch.tensor(draws[name].to_numpy()) for name in law.names})
-    curves = family.predicting.curve(u, torch.from_numpy(x)).numpy()
+    curves = _expected(family, u, torch.from_numpy(x)).numpy()
     for level, alpha in ((0.9, 0.15), (0.5, 0.25)):
         lower, upper = np.quantile(curves, [0.5 - level / 2, 0.5 + level / 2], axis=0)
         ax.fill_between(x, lower, upper, color="C0", alpha=alpha, lw=0, label=f"{level:.0%} of specimens")
     for i, row in enumerate(list(past.values())[:60]):
         label = "past specimens" if i == 0 else None
-        y = family.curve(torch.from_numpy(np.asarray(row)), torch.from_numpy(x))
-        ax.plot(x, y, color="k", lw=0.5, alpha=0.4, label=label)
+        y = _expected(family, family.parameters(torch.from_numpy(np.asarray(row))[None]), torch.from_numpy(x))
+        ax.plot(x, y[0], color="k", lw=0.5, alpha=0.4, label=label)
     ax.plot(x, np.median(curves, axis=0), color="C0", label="median")
     ax.set_title(f"{law.name}: population{_place(covariates)}, {origin}", fontsize="medium")
     ax.legend(frameon=False)
     return ax
+
+
+def _expected(family: Family, named: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Return the law with what it misses in all specimens, (specimens, points), at unconstrained parameters."""
+    if family.discrepancy is None:
+        return family.law.curve(named, x)
+    place = family.discrepancy.place(family.law, named, x)
+    return place.f + family.discrepancy.columns(place).nan_to_num() @ family.discrepancy.mean_

@@ -26,7 +26,7 @@ def pymc_text(family: Family, covariates: Covariates, spread: Spread, origin: st
 
     Its unconstrained parameters are Gaussian, or a mixture for a prior of several components, widened by what the past
     leaves open as in :meth:`Prior.population`. The law stays yours to write; noise and outliers are constants of the
-    text.
+    text, and a noise that follows the mean is a function beside them. A discrepancy is not in the text, which says so.
 
     Args:
         family, covariates: of the prior.
@@ -49,7 +49,7 @@ def pymc_text(family: Family, covariates: Covariates, spread: Spread, origin: st
     )
     imports = ["import numpy as np", "import pymc as pm"]
     sample = several if len(family.weights) > 1 else one
-    words = _Words(imports, sample, "pm.Deterministic", "pm.Normal({!r}, {!r}, {!r})", _PYMC)
+    words = _Words(imports, sample, "pm.Deterministic", "pm.Normal({!r}, {!r}, {!r})", _PYMC, "pm.math")
     return _text(family, covariates, spread, origin, words)
 
 
@@ -72,7 +72,7 @@ def numpyro_text(family: Family, covariates: Covariates, spread: Spread, origin:
     ]
     sample = f'numpyro.sample("unconstrained", {several if len(family.weights) > 1 else one})'
     normal = "numpyro.sample({!r}, dist.Normal({!r}, {!r}))"
-    words = _Words(imports, sample, "numpyro.deterministic", normal, _NUMPYRO)
+    words = _Words(imports, sample, "numpyro.deterministic", normal, _NUMPYRO, "jnp")
     return _text(family, covariates, spread, origin, words)
 
 
@@ -84,6 +84,7 @@ class _Words(NamedTuple):
     deterministic: str
     normal: str
     supports: dict[str, str]
+    math: str
 
 
 def _text(family: Family, covariates: Covariates, spread: Spread, origin: str, words: _Words) -> str:
@@ -96,12 +97,7 @@ def _text(family: Family, covariates: Covariates, spread: Spread, origin: str, w
     lines.append("# What the past leaves open of the coefficients: (components, 1 + conditions, parameters, the same)")
     lines.append(f"ERRORS = np.array({errors.tolist()})")
     lines.append(f"CENTRE, SCALE = np.array({covariates.centre.tolist()}), np.array({covariates.scale.tolist()})")
-    lines.append(f"NOISE = {family.noise!r}  # standard deviation of a measurement{_in(law.y.unit)}")
-    if family.outliers is not None:
-        outliers = tuple(family.outliers)
-        lines.append(f"OUTLIERS = {outliers}  # share of the points, their shift (either way), its spread")
-    if family.misfit is not None:
-        lines.append("# The law's misfit, which scimeta adds to what the law predicts, is not in here.")
+    lines += _measurement(family, words.math)
     shown = (f"{name}: 1 or 0" if name in covariates.indicators else name for name in covariates.names)
     asked = f" ({', '.join(shown)})" if covariates.names else ""
     lines += ["", "", "def parameters(conditions=()):"]
@@ -120,6 +116,27 @@ def _text(family: Family, covariates: Covariates, spread: Spread, origin: str, w
         unit = f"  # {parameter.unit}" if parameter.unit else ""
         lines.append(f'        "{name}": {words.deterministic}("{name}", {value}),{unit}')
     return "\n".join([*lines, "    }"]) + "\n"
+
+
+def _measurement(family: Family, math: str) -> list[str]:
+    """Return the lines on what is between a measurement and the law."""
+    model, typical = family.error_model, "" if family.error_model.constant else " where the mean is typical"
+    lines = [f"NOISE = {family.noise!r}  # standard deviation of a measurement{typical}{_in(family.law.y.unit)}"]
+    if family.outliers is not None:
+        outliers = tuple(family.outliers)
+        lines.append(f"OUTLIERS = {outliers}  # share of the points, their shift (either way), its spread")
+    if family.discrepancy is not None:
+        lines.append(
+            "# The law's discrepancy, which scimeta's own fits allow for, is not in here: without it the law is"
+        )
+        lines.append("# taken for exact, and intervals may be too narrow.")
+    if model.constant:
+        return lines
+    least, share, rest, power = (float(v) for v in (model.least, model.share, 1.0 - model.share, 2.0 * model.power))
+    lines += ["", "", "def noise(mean):"]
+    lines.append('    """Return the standard deviation of a measurement where the law predicts the mean."""')
+    lines.append(f"    grown = ({math}.maximum({math}.abs(mean), {least!r}) / {float(model.typical)!r}) ** {power!r}")
+    return [*lines, f"    return NOISE * {math}.sqrt({share!r} + {rest!r} * grown)"]
 
 
 def _in(unit: str) -> str:

@@ -141,6 +141,9 @@ class Learned(NamedTuple):
             None where they are not known.
         converged: True if the learning reached its fixed point.
         objective: what the means were learned for, "likelihood" or "predictive".
+        groups: specimen -> the group (batch, laboratory) that it is of; empty where none were given.
+        coverage: group -> share of its readings that the 90 % band held when the group was left out of the past, 0 to
+            1; empty where it was not worked out.
     """
 
     specimens: Mapping[str, np.ndarray]
@@ -148,6 +151,8 @@ class Learned(NamedTuple):
     coefficient_covariances: np.ndarray | None = None
     converged: bool = True
     objective: str = "likelihood"
+    groups: Mapping[str, str] = {}
+    coverage: Mapping[str, float] = {}
 
 
 def covariates_of(curves: Sequence[Curve], conditions: Sequence[str], fast: int) -> tuple[Covariates, np.ndarray]:

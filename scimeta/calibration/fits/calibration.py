@@ -357,9 +357,9 @@ class Calibration:
         if not len(curve):
             return ["not measured: this is what the prior expects under its conditions"]
         residuals = self.residuals()
-        lines = [report.scatter(self.law.y, residuals, curve.sigma, float(draws.noise[0]), learned=prior is not None)]
-        if isinstance(draws, PosteriorDraws):
-            return lines + report.discrepancy(draws, self.law)
+        lines = [report.scatter(self.law.y, residuals, curve, draws, learned=prior is not None)]
+        if prior is not None and isinstance(draws, PosteriorDraws):
+            return lines + report.discrepancy(draws, prior.x_range)
         joint = isinstance(draws, LeastSquaresDraws) and draws.joint
         lines += report.bounds(tuple(self.estimates.values()))
         held = int(draws.held[0]) if isinstance(draws, LeastSquaresDraws) else 0

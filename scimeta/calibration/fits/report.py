@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
-from scimeta.calibration.fits.draws import PosteriorDraws
+from scimeta.calibration.fits.draws import Draws, PosteriorDraws
 from scimeta.calibration.intervals import Band, Estimate
 from scimeta.calibration.laws.law import Law
 from scimeta.plots import axes
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _NAMED = 10  # specimens; more names than this hide what they explain
+_PLACES = 60  # in x, over which the share of the discrepancy is taken
 _SURPRISING = 0.01  # probability below which the report asks whether the specimen is one of the family
 
 
@@ -84,15 +85,35 @@ def points(curve: Curve) -> str:
     return f"{len(curve)} point{'' if len(curve) == 1 else 's'}"
 
 
-def scatter(y: Axis, residuals: np.ndarray, sigma: np.ndarray | None, noise: float, *, learned: bool) -> str:
-    """Return what the residuals are measured against; the noise is learned with the prior or from the residuals."""
+def scatter(y: Axis, residuals: np.ndarray, curve: Curve, draws: Draws, *, learned: bool) -> str:
+    """Return what the residuals are measured against; the noise is learned with the prior or from the residuals.
+
+    Args:
+        y: what was measured.
+        residuals: (points,) measured minus expected.
+        curve: the specimen.
+        draws: of its fit, with the noise of a typical reading and how that follows the mean.
+        learned: True if the noise comes with the prior.
+    """
     unit, rms = f" {y.unit}" if y.unit else "", float(np.sqrt(np.mean(residuals**2)))
+    noise, sigma = float(draws.noise[0]), curve.sigma
     if not np.isfinite(noise):
         return f"residual rms {rms:.3g}{unit}, no more points than parameters"
     if sigma is not None and np.isfinite(sigma).all():
         return f"residual rms {rms:.3g}{unit}, sigma given with the points"
-    how = "of the prior" if learned else "from the residuals"
-    return f"residual rms {rms:.3g}{unit}, noise sd {noise:.3g}{unit} ({how})"
+    how, size = "of the prior" if learned else "from the residuals", f"{noise:.3g}"
+    if isinstance(draws, PosteriorDraws) and not draws.family.error_model.constant:
+        each = noise * draws.family.error_model.relative_sd(_predicted(draws, torch.tensor(curve.x)))
+        size = " to ".join(dict.fromkeys(f"{float(end):.2g}" for end in (each.min(), each.max())))
+        how += ", grows with the mean"
+    return f"residual rms {rms:.3g}{unit}, noise sd {size}{unit} ({how})"
+
+
+def _predicted(draws: PosteriorDraws, x: Tensor) -> Tensor:
+    """Return (points,) the law of the first specimen, without what it misses, averaged over the posterior."""
+    law = draws.family.law
+    curves = law.curve(dict(zip(law.names, draws.nodes[0].unbind(-1), strict=True)), x)
+    return (draws.weights[0, :, None] * curves).sum(0)
 
 
 def surprise(p: float) -> str:
@@ -145,13 +166,14 @@ def _percent(chance: float) -> str:
     return "> 99 %" if chance > 0.995 else "< 1 %" if chance < 0.005 else f"{100 * chance:.0f} %"
 
 
-def discrepancy(draws: PosteriorDraws, law: Law) -> list[str]:
-    """Return how much of the band is the law's discrepancy."""
-    found = draws.family.discrepancy
-    if found is None:
+def discrepancy(draws: PosteriorDraws, x_range: tuple[float, float]) -> list[str]:
+    """Return how much of the band is the law's discrepancy, over a range of x; nothing where the family has none."""
+    if draws.family.discrepancy is None:
         return []
-    share = float(draws.discrepancy_share(torch.linspace(found.knots[0], found.knots[-1], 60, dtype=torch.float64))[0])
-    return [f"model discrepancy along {law.x.name}: {share:.0%} of the variance behind the band"]
+    law = draws.family.law
+    share = float(draws.discrepancy_share(torch.linspace(*x_range, _PLACES, dtype=torch.float64))[0])
+    where = f"{law.x.name} {x_range[0]:.4g} to {x_range[1]:.4g} {law.x.unit}".rstrip()
+    return [f"model discrepancy: {100 * share:.0f} % of the variance behind the band, over {where}"]
 
 
 def goodness(residuals: np.ndarray, curve: Curve, parameters: int) -> list[str]:

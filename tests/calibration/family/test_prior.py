@@ -12,8 +12,9 @@ import torch
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.error_model import ErrorModel
 from scimeta.calibration.family.family import Family
-from scimeta.calibration.family.misfit import Misfit
 from scimeta.calibration.family.prior import Prior, read_prior_file
 from scimeta.calibration.family.provenance import Covariates, Learned
 from scimeta.calibration.fits.calibrator import Calibrator
@@ -39,16 +40,25 @@ def prior(
     shared: dict[str, tuple[float, float]] | None = None,
     x_range: tuple[float, float] = (0.5, 8.0),
     converged: bool = True,
-    wander: float = 0.01,
 ) -> Prior:
     """Return a prior with everything that one can have."""
     covariates = Covariates(("stress",), np.array([100.0]), np.array([10.0]))
     shared = {"e": (1 / 3, 0.02)} if shared is None else shared
     plain = Prior.by_hand(LAW, coefficients, covariance, noise, covariates, shared=shared)
     past = {"S1": np.array([0.1, 0.2]), "S2": np.array([0.3, -1.0])}
-    misfit = Misfit(0.0, 2.0, np.linspace(-0.01, 0.01, 10))
-    family = replace(plain.family, misfit=misfit, wander=wander)
-    return replace(plain, family=family, learned=Learned(past, x_range, converged=converged))
+    parts = {"discrepancy": missed(), "error_model": ErrorModel("combined", 0.2, 1.0, 1.7, 0.017)}
+    family = replace(plain.family, **parts, between=torch.tensor([[0.04, 0.01], [0.01, 0.02]], dtype=torch.float64))
+    groups, coverage = {"S1": "mill 1", "S2": "mill 2"}, {"mill 1": 0.875, "mill 2": 1 / 3}
+    learned = Learned(past, x_range, converged=converged, groups=groups, coverage=coverage)
+    return replace(plain, family=family, learned=learned)
+
+
+def missed() -> Discrepancy:
+    """Return a discrepancy with everything that one can have: over prediction and x, and a clock that begins late."""
+    root = np.random.default_rng(4).standard_normal((8, 8))
+    knots = np.array([0.0, 0.7, 2.0]), np.array([0.0, 0.5, 1.5, 2.0])
+    mean, own, doubt = np.linspace(-0.01, 0.02, 8), 1e-4 * root @ root.T, np.diag(np.linspace(1e-6, 2e-6, 8))
+    return Discrepancy(("prediction", "x"), knots, mean, own, doubt, COVARIANCE, 2.5, 4e-4, 0.3, 0.125)
 
 
 class TestChecks:
@@ -60,7 +70,6 @@ class TestChecks:
         ({"covariance": np.array([[1.0, 0.5], [0.0, 1.0]])}, "not positive definite"),
         ({"noise": 0.0}, "noise must be positive; got 0.0"),
         ({"noise": np.nan}, "noise must be positive; got nan"),
-        ({"wander": 0.04}, "wander must lie between 0 and the noise; got 0.04"),
         ({"shared": {}}, "no value for the shared e"),
     ])  # fmt: skip
     def test_what_cannot_be_a_prior_is_refused_by_name(self, changes, message):
@@ -129,9 +138,10 @@ class TestReport:
         for part in (
             "effect per unit of stress (unconstrained): ",
             "rate +0.03",
-            "noise sd 0.03 mm",
-            "of which 0.01 mm",
-            "up to 0.01 mm",
+            "noise sd 0.03 mm at a typical reading of 1.7",
+            "model discrepancy: common to all specimens up to ",
+            "between 2 groups: ",
+            "left out in turn: mill 1 88 %, mill 2 33 %",
         ):
             assert part in text, part
         assert "NOT CONVERGED" not in text and "NOT CONVERGED" in str(prior(converged=False))
@@ -195,12 +205,10 @@ class TestFile:
             np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
         for name in ("centre", "scale"):
             np.testing.assert_array_equal(getattr(after.covariates, name), getattr(before.covariates, name))
-        assert after.family.wander == before.family.wander
         for name in ("noise", "conditions", "shared", "x_range", "converged"):
             assert getattr(after, name) == getattr(before, name), name
         assert after.past.keys() == before.past.keys()
         np.testing.assert_array_equal(after.past["S2"], before.past["S2"])
-        np.testing.assert_array_equal(after.family.misfit.values, before.family.misfit.values)
         assert str(after) == str(before)
 
     def test_a_loaded_prior_gives_the_same_fits_to_the_last_bit(self, learned, jmak, simulate, tmp_path):
@@ -237,7 +245,13 @@ class TestFile:
             with pytest.raises(ValueError, match=r"prior\.json (is damaged|is not a prior file)"):
                 Prior.load(path, LAW)
         (component,), past = content["components"], content["past"]
-        odd = [{"noise": "much"}, {"noise": -1.0}, {"shared": {"e": 3}}, {"misfit": {"lower": 0}}, {"past": [1, 2]}]
+        odd = [
+            {"noise": "much"},
+            {"noise": -1.0},
+            {"shared": {"e": 3}},
+            {"discrepancy": {"size": 1.0}},
+            {"past": [1, 2]},
+        ]
         odd += [{"components": [{**component, **part}]} for part in ({"covariance": [[1.0]]}, {"coefficients": None})]
         odd += [{"components": [{k: v for k, v in component.items() if k != key}]} for key in component]
         odd += [{"past": {**past, "x range": [1.0]}}]
@@ -251,7 +265,7 @@ class TestFile:
     def test_a_file_that_is_no_prior_of_this_version_is_refused(self, tmp_path, text):
         path = tmp_path / "prior.json"
         path.write_text(text)
-        with pytest.raises(ValueError, match=r"not a prior file of this version .*version 3"):
+        with pytest.raises(ValueError, match=r"not a prior file of this version .*version 4"):
             Prior.load(path, LAW)
 
     def test_a_binary_file_is_refused(self, tmp_path):

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.error_model import ErrorModel
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior import Prior
@@ -26,6 +28,9 @@ EVERY_SUPPORT = {
     "share": Parameter("", "unit"),
     "drift": Parameter("mm/s", "positive", shared=True),
 }
+
+GROWING = ErrorModel("combined", 0.3, 1.0, 2.0, 0.02)
+MEANS = np.array([-3.0, -0.001, 0.0, 0.5, 2.0, 40.0])
 
 
 def law_of_all() -> Law:
@@ -76,8 +81,9 @@ def pymc(monkeypatch) -> Callable[[str], dict]:
     module.Mixture = mixture
     module.Deterministic = lambda name, value: value
     module.math = types.SimpleNamespace(
-        exp=np.exp, log1pexp=lambda u: np.logaddexp(0.0, u), sigmoid=lambda u: 1 / (1 + np.exp(-u))
-    )
+        exp=np.exp, log1pexp=lambda u: np.logaddexp(0.0, u), sigmoid=lambda u: 1 / (1 + np.exp(-u)),
+        abs=np.abs, maximum=np.maximum, sqrt=np.sqrt,
+    )  # fmt: skip
     monkeypatch.setitem(sys.modules, "pymc", module)
 
     def started(text: str) -> dict:
@@ -125,8 +131,31 @@ class TestPymc:
         text = replace(plain, family=replace(plain.family, outliers=Outliers(0.05, 0.15, 0.02))).to_pymc()
         assert pymc(text)["OUTLIERS"] == (0.05, 0.15, 0.02)
 
+    @pytest.mark.parametrize("model", [GROWING, GROWING._replace(kind="power", share=0.0, power=0.6)])
+    def test_a_noise_that_follows_the_mean_is_a_function_of_it(self, pymc, model):
+        plain = prior_of_all()
+        module = pymc(replace(plain, family=replace(plain.family, error_model=model)).to_pymc())
+        sd = 0.02 * model.relative_sd(torch.from_numpy(MEANS))
+        np.testing.assert_allclose(module["noise"](MEANS), sd, rtol=1e-12)
+        assert "noise" not in pymc(plain.to_pymc())
+
+    def test_says_that_a_discrepancy_is_not_in_it(self):
+        plain = prior_of_all()
+        off = Discrepancy(("x",), (np.array([0.0, 1.0]),), np.zeros(2), np.eye(2), np.eye(2), np.eye(4))
+        assert "discrepancy" in replace(plain, family=replace(plain.family, discrepancy=off)).to_pymc()
+        assert "discrepancy" not in plain.to_pymc()
+
 
 class TestNumpyro:
+    def test_a_noise_that_follows_the_mean_is_a_function_of_it(self):
+        pytest.importorskip("numpyro")
+        plain = prior_of_all()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of at its import is not ours
+            module = run(replace(plain, family=replace(plain.family, error_model=GROWING)).to_numpyro())
+        sd = 0.02 * GROWING.relative_sd(torch.from_numpy(MEANS))
+        np.testing.assert_allclose(module["noise"](MEANS), sd, rtol=1e-5)  # in single precision
+
     @pytest.mark.parametrize("components", [1, 2])
     def test_draws_what_the_prior_draws(self, components):
         """20,000 draws of either: the medians agree within five standard errors."""
