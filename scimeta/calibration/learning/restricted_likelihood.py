@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from scipy.optimize import minimize
 from torch import Tensor
-from torch.linalg import LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 
 from scimeta.calibration.learning.mixed_model import (
     UNIT,
@@ -34,6 +33,7 @@ from scimeta.calibration.learning.mixed_model import (
     variance_of,
 )
 
+LinAlgError = torch.linalg.LinAlgError  # pyright: ignore[reportPrivateImportUsage]
 _SMALL = 0.1  # of the largest |y|: a discrepancy is not expected to be larger
 _MOST = 0.1  # of the largest |y|: nor may it be, one that is being a law that is wrong
 _LENGTH, _LENGTH_SPREAD = 0.3, 0.5  # of the kernel over the knots' order, and how far its logarithm is from there

@@ -152,18 +152,19 @@ def with_error_model(search: Search, kinds: Sequence[Kind]) -> Candidate:
 def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
     """Return the candidate with the discrepancy that predicts best, the simplest of those that do so almost as well.
 
-    Parts are added one by one, to the best candidate so far, as long as that predicts better.
+    Parts are added one by one to the best candidate so far, as long as that predicts better. (It need not do so clearly:
+    two parts may where neither does alone.)
     """
-    found, top = [], plain
+    found, top, least = [], plain, plain.mean + LEAST
     while True:
         tried = [search.tried(form, plain.mixed) for form in with_one_more(top.form, search.past)]
-        good = [new for new in tried if new is not None and gains(new, plain, search.past)]
-        better = max(good, key=lambda one: one.mean, default=top)
-        found += good
-        if better.mean <= top.mean:
+        new = [one for one in tried if one is not None and np.isfinite(one.mean)]
+        found += [one for one in new if gains(one, plain, search.past)]
+        better = max(new, key=lambda one: one.mean, default=top)
+        if better.mean <= max(top.mean, least):
             break
         top = better
-    best = top
+    best = top = max(found, key=lambda one: one.mean, default=plain)
     for one in found:
         total, error, _ = gain(top.score, one.score, fold_labels(search.past))
         if one.form.parts < best.form.parts and total < max(LEAST, CLEARLY * error):
