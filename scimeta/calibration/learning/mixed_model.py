@@ -1,31 +1,32 @@
-"""A family as a linear mixed model around its law: noise, discrepancy and groups by restricted likelihood.
+"""A family as a linear mixed model around its law: what it consists of.
 
     y_ij = f(x_ij; theta_i, shared) + Phi_ij c_i + noise_ij            specimen i, reading j
     theta_i = B' z_i + b_group(i) + own_i                              b ~ N(0, G), own ~ N(0, C)
-    c_i = common + own c_i,   common ~ N(0, s0^2 K),   own ~ N(0, s^2 K)
+    c_i = common + own c_i,   common ~ N(0, s0^2 K),   own c ~ N(0, A K A),   A = diag(sizes at the knots)
 
-The law is linearised at every specimen's posterior mode, and again there (Lindstrom and Bates, Biometrics 46, 673,
-1990). Given that, all but a handful of numbers are integrated over in closed form; those few maximise what is left.
-Specimens are the first axis; curves are padded to one length.
+The law is linearised at every specimen's posterior mode, and again there. Given that, all but a handful of numbers (the
+vector eta: noise, C, G, and the kernels' lengths and sizes) are integrated over in closed form; those few maximise what
+is left. Specimens are the first axis; curves are padded to one length.
+
+Reference: Lindstrom, Bates, Biometrics 46, 673 (1990).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from scimeta.calibration.data.points import Measured
-from scimeta.calibration.family.discrepancy import KNOTS, Discrepancy, broadcast_linearized
+from scimeta.calibration.family.discrepancy import KNOTS, Coordinate, Discrepancy
 from scimeta.calibration.family.error_model import LEAST, ErrorModel, Kind
 from scimeta.calibration.laws.law import Law
 
-_UNIT = torch.float64
-SMALL = 0.1  # of the largest |y|: a discrepancy is not expected to be larger
+UNIT = torch.float64
+_JITTER = 1e-6  # of a kernel's mean variance, added to its diagonal: at large lengths it is singular in float64
 
 
 class Form(NamedTuple):
@@ -37,6 +38,9 @@ class Form(NamedTuple):
         own: coordinate of each specimen's own curve; "" for none.
         start: True for a clock that begins late, by a common time and each specimen's own.
         groups: True for a covariance between groups.
+
+    >>> str(Form("power", own="x", groups=True))
+    'power, own over x, groups'
     """
 
     noise: Kind = "constant"
@@ -47,121 +51,245 @@ class Form(NamedTuple):
 
     @property
     def smooth(self) -> bool:
+        """True if the law misses a smooth curve, common or own."""
         return bool(self.common or self.own)
 
+    @property
+    def coordinates(self) -> tuple[Coordinate, ...]:
+        """The coordinates of the smooth curves, each once, in alphabetical order."""
+        return tuple(c for c in ("prediction", "x") if c in (self.common, self.own))
+
+    @property
+    def parts(self) -> int:
+        """How many parts the discrepancy has, 0 to 3: start, common and own curve."""
+        return self.start + bool(self.common) + bool(self.own)
+
     def __str__(self) -> str:
-        over = [f"{n} over {getattr(self, n)}" for n in ("common", "own") if getattr(self, n)]
-        return ", ".join([self.noise, *over, *(["late start"] if self.start else []), *(["groups"] if self.groups else [])])
+        """Return the error model and the parts that are there, with commas between."""
+        over = [f"{n} over {c}" for n, c in (("common", self.common), ("own", self.own)) if c]
+        late, groups = ["late start"] * self.start, ["groups"] * self.groups
+        return ", ".join([self.noise, *over, *late, *groups])
 
 
 class MixedPast(NamedTuple):
-    """The past: measurements, design (specimens, regressors), group of each specimen (specimens,) or None."""
+    """The past that a mixed model is learned from.
+
+    Attributes:
+        data: the measurements, (specimens, points) each.
+        design: (specimens, regressors), the first of them 1.
+        group: (specimens,) whole numbers from 0, the group of each; None if there are no groups.
+    """
 
     data: Measured
     design: Tensor
     group: Tensor | None
 
+    @property
+    def groups(self) -> int:
+        """The number of groups; 0 if none are known."""
+        return 0 if self.group is None else int(self.group.max()) + 1
+
     def some(self, rows: Tensor) -> MixedPast:
-        return MixedPast(Measured(*(p[rows] for p in self.data)), self.design[rows], None if self.group is None else self.group[rows])
+        """Return the past of some specimens; the groups keep their numbers."""
+        group = None if self.group is None else self.group[rows]
+        return MixedPast(Measured(*(part[rows] for part in self.data)), self.design[rows], group)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Layout:
-    """Where each number stands in the vector over which the likelihood is maximised."""
+    """Where each number stands in the vector eta over which the likelihood is maximised.
+
+    Attributes:
+        form: the structure of the family.
+        fast: number of parameters that each specimen has of its own.
+    """
 
     form: Form
     fast: int
-    at: dict[str, slice] = field(default_factory=dict)
-    count: int = 0
 
-    def __post_init__(self) -> None:
-        triangle = self.fast * (self.fast + 1) // 2
-        wanted = {"noise": 1 + (self.form.noise in ("combined", "power")), "own_covariance": triangle}
-        wanted |= {"group_covariance": triangle} if self.form.groups else {}
-        wanted |= {"length": 1} if self.form.smooth else {}
-        wanted |= {"common": 1} if self.form.common else {}
-        wanted |= {"own": KNOTS} if self.form.own else {}
-        wanted |= {"clock": 1} if self.form.start else {}
-        for name, size in wanted.items():
-            self.at[name] = slice(self.count, self.count + size)
-            self.count += size
+    @cached_property
+    def at(self) -> dict[str, slice]:
+        """Name -> where its numbers stand: logarithms, but for a power, a logit, and what is below a diagonal."""
+        form, triangle = self.form, self.fast * (self.fast + 1) // 2
+        sizes = {
+            "noise": 1 + (form.noise in ("combined", "power")),
+            "own_covariance": triangle,
+            "group_covariance": triangle * form.groups,
+            "length": int(form.smooth),
+            "common": int(bool(form.common)),
+            "own": KNOTS * bool(form.own),
+            "clock": int(form.start),
+        }
+        found, count = {}, 0
+        for name, size in sizes.items():
+            if size:
+                found[name] = slice(count, count + size)
+            count += size
+        return found
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return max(part.stop for part in self.at.values())
+
+    @cached_property
+    def below(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns of what is below the diagonal of a factor."""
+        rows, columns = torch.tril_indices(self.fast, self.fast, -1)
+        return rows, columns
 
     def factor(self, eta: Tensor, name: str) -> Tensor:
         """Return a lower triangular factor (fast, fast): logarithms of the diagonal, then the rest relative to it."""
         part = eta[self.at[name]]
-        scale = part[: self.fast].exp()
-        unit = torch.eye(self.fast, dtype=_UNIT)
+        unit = torch.eye(self.fast, dtype=UNIT)
         if self.fast > 1:
-            i, j = np.tril_indices(self.fast, -1)
-            unit = unit.index_put((torch.as_tensor(i), torch.as_tensor(j)), part[self.fast :])
-        return scale[:, None] * unit
+            unit = unit.index_put(self.below, part[self.fast :])
+        return part[: self.fast].exp()[:, None] * unit
+
+    def covariance(self, eta: Tensor, name: str) -> Tensor:
+        """Return the covariance (fast, fast) of that name."""
+        factor = self.factor(eta, name)
+        return factor @ factor.T
 
 
 class Basis(NamedTuple):
-    """The frame of the smooth discrepancy: knots and envelope, and the directions that no parameter imitates."""
+    """A smooth curve's frame, and the directions in it that no common change of the parameters imitates.
+
+    Without the restriction curve and parameters would share what either can explain, and the parameters would lose
+    their meaning.
+
+    Attributes:
+        frame: knots and envelope.
+        free: U (knots, directions) with orthonormal columns; the coefficients at the knots are U times the free ones.
+
+    Reference: Plumlee, J. Am. Stat. Assoc. 112, 1274 (2017).
+    """
 
     frame: Discrepancy
-    free: Tensor  # (knots, directions)
+    free: Tensor
 
     def kernel_root(self, log_length: Tensor, log_size: Tensor) -> Tensor:
-        """Return the root of U' A K A U, K squared exponential over the order of the knots, A = diag(size)."""
-        at = torch.linspace(0, 1, KNOTS, dtype=_UNIT)
-        K = torch.exp(-0.5 * ((at[:, None] - at) / log_length.exp()) ** 2)
-        size = log_size.exp().expand(KNOTS)
-        K = size[:, None] * K * size
-        size = self.free.shape[1]
-        inner = self.free.T @ K @ self.free
-        return torch.linalg.cholesky(inner + 1e-6 * inner.diagonal().mean() * torch.eye(size, dtype=_UNIT))
+        """Return the root (directions, directions) of U' A K A U, A = diag(size).
+
+        K is squared exponential over the order of the knots, these being from 0 to 1.
+
+        Args:
+            log_length: () of the kernel.
+            log_size: () or (knots,), the standard deviations over the discrepancy's ``size``.
+        """
+        at = torch.linspace(0, 1, KNOTS, dtype=UNIT)
+        kernel = torch.exp(-0.5 * ((at[:, None] - at) / log_length.exp()) ** 2)
+        left = self.free * log_size.exp().expand(KNOTS)[:, None]
+        inner = left.T @ kernel @ left
+        return torch.linalg.cholesky(inner + _JITTER * torch.diag(inner.diagonal().mean().expand(len(inner))))
+
+
+class Problem(NamedTuple):
+    """A past and the structure that is fitted to it.
+
+    Attributes:
+        law: the law.
+        past: what is learned from.
+        layout: structure and places of its numbers.
+        basis: coordinate -> the smooth curve's frame.
+        typical: root mean square of y, in its unit: where noise and error model are quoted.
+        step: unit of a late start, in the unit of x; 0 if the form has none.
+    """
+
+    law: Law
+    past: MixedPast
+    layout: Layout
+    basis: dict[str, Basis]
+    typical: float
+    step: float
+
+    @property
+    def form(self) -> Form:
+        """The structure."""
+        return self.layout.form
 
 
 class Blocks(NamedTuple):
-    """The family linearised: r (S, P) = y - f + J (theta - mean); the derivatives; 0 at padding."""
+    """The family linearised at the specimens' parameters; all 0 at padding.
+
+    Attributes:
+        r: (specimens, points) y - f + J (theta - mean).
+        f: (specimens, points) the law's prediction.
+        J: (specimens, points, fast) derivatives by the specimens' parameters, of law and common curve.
+        slow: (specimens, points, shared) derivatives by the shared parameters.
+        phi: coordinate -> (specimens, points, directions) columns of the smooth curve.
+        late: (specimens, points) by how much a clock that begins later by ``Problem.step`` changes f; None without.
+    """
 
     r: Tensor
     f: Tensor
-    J: Tensor  # (S, P, fast)
-    slow: Tensor  # (S, P, shared)
-    phi: dict[str, Tensor]  # coordinate -> (S, P, directions)
-    late: Tensor | None  # (S, P)
+    J: Tensor
+    slow: Tensor
+    phi: dict[str, Tensor]
+    late: Tensor | None
 
 
-class Reduced(NamedTuple):
-    """The restricted likelihood at some numbers, and what was integrated over."""
-
-    nll: Tensor
-    fixed: Tensor  # (m,)
-    covariance: Tensor  # (m, m)
-    group: Tensor | None  # (groups, fast)
-
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Mixed:
-    """What was learned."""
+    """A mixed model as it was learned.
 
-    law: Law
-    form: Form
-    layout: Layout
+    Attributes:
+        problem: past and structure.
+        eta: the numbers by restricted likelihood, in the order of the layout.
+        beta: (regressors, fast) coefficients of the parameters' mean.
+        beta_covariance: (regressors, fast, regressors, fast) of the same.
+        shared: (shared,) unconstrained values of the shared parameters.
+        shared_errors: (shared,) their standard errors.
+        noise: standard deviation of a typical reading, in the unit of y.
+        error_model: how it follows the mean.
+        discrepancy: what the law misses; None if nothing.
+        own_covariance: (fast, fast) C, between the specimens of a group.
+        group_covariance: (fast, fast) G, between groups; None without.
+        theta: (specimens, fast) posterior modes.
+        nll: minus the restricted log likelihood, constants left out.
+        blocks: the family linearised, at which eta was found.
+        fixed_tail: coefficients of late start and common curve, as they multiply the blocks' columns.
+    """
+
+    problem: Problem
     eta: Tensor
-    beta: Tensor  # (regressors, fast)
-    beta_covariance: Tensor  # (regressors, fast, regressors, fast)
-    shared: Tensor  # (shared,)
+    beta: Tensor
+    beta_covariance: Tensor
+    shared: Tensor
     shared_errors: Tensor
     noise: float
     error_model: ErrorModel
     discrepancy: Discrepancy | None
     own_covariance: Tensor
     group_covariance: Tensor | None
-    theta: Tensor  # (S, fast) modes
+    theta: Tensor
     nll: float
-    basis: dict[str, Basis]
-    typical: float
     blocks: Blocks
-    step: float
     fixed_tail: Tensor
+
+    @property
+    def law(self) -> Law:
+        """The law."""
+        return self.problem.law
+
+    @property
+    def form(self) -> Form:
+        """The structure."""
+        return self.problem.form
+
+    @property
+    def layout(self) -> Layout:
+        """Where the numbers stand in eta."""
+        return self.problem.layout
 
 
 def relative_variance(kind: Kind, numbers: Tensor, f: Tensor, typical: float) -> Tensor:
-    """Return the variance at f by the logarithms of noise and share or by the power."""
+    """Return the variance at predictions f, of their shape.
+
+        base [share + (1 - share) m^(2 power)],   m = max(|f|, least) / typical,   base = exp(2 numbers[0])
+
+    numbers[1] is the logit of the share ("combined") or the power ("power").
+    """
     base = (2.0 * numbers[0]).exp()
     if kind == "constant":
         return base.expand(f.shape)
@@ -174,131 +302,31 @@ def relative_variance(kind: Kind, numbers: Tensor, f: Tensor, typical: float) ->
     return base * mean ** (2.0 * numbers[1])
 
 
-def variance_of(layout: Layout, eta: Tensor, f: Tensor, typical: float, data: Measured) -> Tensor:
-    """Return (S, P) the variance of every reading; that of its own sigma where it brought one."""
-    found = relative_variance(layout.form.noise, eta[layout.at["noise"]], f, typical)
+def variance_of(problem: Problem, eta: Tensor, f: Tensor) -> Tensor:
+    """Return (specimens, points) the variance of every reading; that of its own sigma where it brought one."""
+    data = problem.past.data
+    found = relative_variance(problem.form.noise, eta[problem.layout.at["noise"]], f, problem.typical)
     return torch.where(data.given, data.sigma.nan_to_num(1.0) ** 2, found)
 
 
-def own_root(layout: Layout, eta: Tensor, basis: dict[str, Basis]) -> Tensor | None:
-    """Return the root of the covariance of a specimen's own coefficients: curve, then clock."""
-    parts = []
-    if layout.form.own:
-        parts.append(basis[layout.form.own].kernel_root(eta[layout.at["length"]][0], eta[layout.at["own"]]))
-    if layout.form.start:
-        parts.append(eta[layout.at["clock"]].exp()[:, None])
+def own_root(problem: Problem, eta: Tensor) -> Tensor | None:
+    """Return the root of the covariance of a specimen's own coefficients, curve before clock; None without."""
+    form, at, parts = problem.form, problem.layout.at, []
+    if form.own:
+        parts.append(problem.basis[form.own].kernel_root(eta[at["length"]][0], eta[at["own"]]))
+    if form.start:
+        parts.append(eta[at["clock"]].exp()[:, None])
     return torch.block_diag(*parts) if parts else None
 
 
 def own_columns(form: Form, blocks: Blocks) -> list[Tensor]:
+    """Return the columns (specimens, points, some) of a specimen's own coefficients: curve, clock."""
     found = [blocks.phi[form.own]] if form.own else []
-    return [*found, *([blocks.late[..., None]] if blocks.late is not None else [])]
+    return found if blocks.late is None else [*found, blocks.late[..., None]]
 
 
 def fixed_columns(form: Form, blocks: Blocks) -> list[Tensor]:
-    """Return the columns of the shared parameters, the start and the common curve."""
+    """Return the columns (specimens, points, some) of shared parameters, late start and common curve."""
     found = [blocks.slow] if blocks.slow.shape[-1] else []
-    found += [blocks.late[..., None]] if blocks.late is not None else []
-    return found + ([blocks.phi[form.common]] if form.common else [])
-
-
-def summarised(layout: Layout, eta: Tensor, blocks: Blocks, basis: dict[str, Basis], typical: float, past: MixedPast):
-    """Return (S, k, k) X' V^-1 X of every specimen, X = (J, fixed columns, r), own effects integrated out, and its nll."""
-    form, data = layout.form, past.data
-    variance = variance_of(layout, eta, blocks.f, typical, data)
-    weight = torch.where(data.mask, 1.0 / variance, 0.0)
-    nll = torch.where(data.mask, variance.log(), 0.0).sum(-1)
-    LC, own = layout.factor(eta, "own_covariance"), own_root(layout, eta, basis)
-    L = LC if own is None else torch.block_diag(LC, own)
-    Z = torch.cat([blocks.J, *own_columns(form, blocks)], -1) @ L
-    X = torch.cat([blocks.J, *fixed_columns(form, blocks), blocks.r[..., None]], -1)
-    WX = weight[..., None] * X
-    N = torch.eye(Z.shape[-1], dtype=_UNIT) + Z.mT @ (weight[..., None] * Z)
-    factor = torch.linalg.cholesky(N)
-    H = torch.linalg.solve_triangular(factor, Z.mT @ WX, upper=False)
-    return X.mT @ WX - H.mT @ H, nll + 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-
-
-def lifted(past: MixedPast, fast: int, extra: int) -> Tensor:
-    """Return (S, fast + extra + 1, m + 1): the family's fixed numbers (and r) -> those of one specimen."""
-    S, p = past.design.shape
-    m = fast * p + extra
-    lift = torch.zeros(S, fast + extra + 1, m + 1, dtype=_UNIT)
-    for i in range(fast):
-        lift[:, i, i * p : (i + 1) * p] = past.design
-    lift[:, fast:, fast * p :] = torch.eye(extra + 1, dtype=_UNIT)
-    return lift
-
-
-def by_group(layout: Layout, eta: Tensor, M: Tensor, past: MixedPast) -> tuple[Tensor, Tensor, tuple | None]:
-    """Return what each group (or specimen) says of the fixed numbers, (units, m + 1, m + 1), and its nll.
-
-    The groups' own effects on the parameters are integrated out.
-    """
-    fast, extra = layout.fast, M.shape[-1] - layout.fast - 1
-    lift = lifted(past, fast, extra)
-    if not layout.form.groups:
-        return lift.mT @ M @ lift, torch.zeros((), dtype=_UNIT), None
-    assert past.group is not None
-    LG = layout.factor(eta, "group_covariance")
-    bring = torch.zeros(fast + extra + 1, fast, dtype=_UNIT)
-    bring[:fast] = torch.eye(fast, dtype=_UNIT)
-    lift = torch.cat([bring.expand(len(lift), -1, -1), lift], -1)
-    count = int(past.group.max()) + 1
-    each = lift.mT @ M @ lift
-    big = torch.zeros(count, *each.shape[1:], dtype=_UNIT).index_add(0, past.group, each)
-    factor = torch.linalg.cholesky(torch.eye(fast, dtype=_UNIT) + LG.T @ big[:, :fast, :fast] @ LG)
-    H = torch.linalg.solve_triangular(factor, LG.T @ big[:, :fast, fast:], upper=False)
-    nll = 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum()
-    return big[:, fast:, fast:] - H.mT @ H, nll, (LG, factor, H)
-
-
-def reduced(layout: Layout, eta: Tensor, blocks: Blocks, basis: dict[str, Basis], typical: float, past: MixedPast) -> Reduced:
-    """Return the restricted likelihood: all effects integrated out, the fixed ones under a flat prior."""
-    form = layout.form
-    M, own_nll = summarised(layout, eta, blocks, basis, typical, past)
-    units, group_nll, kept = by_group(layout, eta, M, past)
-    total = units.sum(0)
-    fixed, covariance, nll = solved(layout, eta, basis, total)
-    nll = nll + own_nll.sum() + group_nll
-    group = None
-    if kept is not None:
-        LG, factor, H = kept
-        to = torch.linalg.solve_triangular(factor.mT, H[..., -1:] - H[..., :-1] @ fixed[:, None], upper=True)
-        group = (LG @ to)[..., 0]
-        # keeps the covariance between few groups off zero (Chung et al., Psychometrika 78, 685, 2013)
-        ratio = torch.linalg.solve_triangular(layout.factor(eta, "own_covariance"), LG, upper=False)
-        nll = nll - 2.0 * ratio.diagonal().log().sum() + 0.125 * (ratio**2).sum()
-    if form.smooth:
-        nll = nll + ((eta[layout.at["length"]][0] - np.log(0.3)) / 0.5) ** 2
-    if form.own:  # sizes of neighbours are alike
-        nll = nll + (eta[layout.at["own"]].diff() ** 2).sum() + ((eta[layout.at["own"]].exp() / SMALL) ** 2).sum()
-    if form.common:
-        nll = nll + (eta[layout.at["common"]].exp() / SMALL).square().sum()
-    if form.noise == "power":
-        nll = nll + ((eta[layout.at["noise"]][1] - 0.5) / 0.5) ** 2
-    return Reduced(0.5 * nll, fixed, covariance, group)
-
-
-def ridge_of(layout: Layout, eta: Tensor, basis: dict[str, Basis], m: int) -> tuple[Tensor, Tensor]:
-    """Return the prior precision of the fixed numbers, 0 but for the common curve, and its log determinant's part."""
-    ridge, nll = torch.zeros(m, m, dtype=_UNIT), torch.zeros((), dtype=_UNIT)
-    if layout.form.common:
-        root = basis[layout.form.common].kernel_root(eta[layout.at["length"]][0], eta[layout.at["common"]])
-        k = root.shape[-1]
-        ridge = torch.block_diag(torch.zeros(m - k, m - k, dtype=_UNIT), torch.cholesky_inverse(root))
-        nll = 2.0 * root.diagonal().log().sum()
-    return ridge, nll
-
-
-def solved(layout: Layout, eta: Tensor, basis: dict[str, Basis], total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the fixed numbers by generalised least squares, their covariance and their part of the likelihood."""
-    m = len(total) - 1
-    ridge, nll = ridge_of(layout, eta, basis, m)
-    A = total[:m, :m] + ridge
-    d = A.detach().diagonal().clamp(min=1e-300).rsqrt()
-    factor = torch.linalg.cholesky(d[:, None] * A * d + 1e-12 * torch.eye(m, dtype=_UNIT))
-    half = torch.linalg.solve_triangular(factor, (d * total[:m, m])[:, None], upper=False)
-    nll = nll + total[m, m] - (half**2).sum() + 2.0 * factor.diagonal().log().sum() - 2.0 * d.log().sum()
-    covariance = d[:, None] * torch.cholesky_inverse(factor) * d
-    return covariance @ total[:m, m], covariance, nll
+    found += [] if blocks.late is None else [blocks.late[..., None]]
+    return [*found, blocks.phi[form.common]] if form.common else found

@@ -1,7 +1,9 @@
-"""Which structure a family has: noise, discrepancy and groups, chosen by specimens and groups left out in turn."""
+"""Which structure a family has: error model, discrepancy and groups, chosen by what is left out in turn."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -10,89 +12,207 @@ from scipy import stats
 from torch import Tensor
 
 from scimeta.calibration.data.points import Measured
+from scimeta.calibration.family.discrepancy import Coordinate
+from scimeta.calibration.family.error_model import KINDS, Kind
 from scimeta.calibration.laws.law import Law
-from scimeta.calibration.learning.mixed_learning import learn_mixed
+from scimeta.calibration.learning.mixed_learning import first_x, learn_mixed
 from scimeta.calibration.learning.mixed_model import (
-    Form, Mixed, MixedPast, by_group, fixed_columns, lifted, own_columns, own_root, solved, summarised, variance_of,
+    UNIT,
+    Form,
+    Mixed,
+    MixedPast,
+    fixed_columns,
+    own_columns,
+    own_root,
+    variance_of,
 )
+from scimeta.calibration.learning.restricted_likelihood import LinAlgError, by_group, columns_of, solved, summarised
 
-_UNIT = torch.float64
-FOLDS = 10
-LEAST, CLEARLY = 0.02, 2.0
+FOLDS = 10  # of specimens, where there are no groups to leave out
+LEAST = 0.02  # nats a reading: a structure that gains less is not worth its parts
+CLEARLY = 2.0  # standard errors by which parts more must predict better than parts fewer
+CHANCE = 0.01  # that a structure is kept which gains nothing, one-sided, by Student's t
+FEW_SPECIMENS = 8  # with fewer no discrepancy is considered
+FEW_ABSCISSAE = 5  # with fewer distinct x a smooth curve is not either
+COMPARED = 32  # readings of a specimen by which structures are compared
+LEARNED = 100  # readings of a specimen from which the one that is chosen is learned
+FIRST_ROUNDS, ROUNDS = 8, 4  # of the learning: from nothing, and from a model already learned
 
 
-def fold_labels(past: MixedPast) -> Tensor:
-    """Return (specimens,) the groups if there are two or more, else folds of specimens."""
-    if past.group is not None and int(past.group.max()) >= 1:
-        return past.group
-    return torch.arange(len(past.design)) % min(FOLDS, len(past.design))
+class Candidate(NamedTuple):
+    """A structure that was tried, and how well it predicts: (specimens, cuts) nats a reading, as :func:`held_out`."""
+
+    mixed: Mixed
+    score: Tensor
+
+    @property
+    def form(self) -> Form:
+        """The structure."""
+        return self.mixed.form
+
+    @property
+    def mean(self) -> float:
+        """Nats a reading, over specimens and cuts."""
+        return float(self.score.mean())
 
 
-def held_out(mixed: Mixed, past: MixedPast) -> Tensor:
-    """Return (S, 3): log density of every specimen's readings, of those after its first quarter given that, after its half.
+class Search(NamedTuple):
+    """What every candidate is learned from."""
 
-    The mean's coefficients are those of the other folds; the few variances are those of all. The law is linearised at the modes.
+    law: Law
+    past: MixedPast
+    theta: Tensor
+    shared: Tensor
+    noise: float
+    covariance: Tensor
+
+    def learned(self, form: Form, warm: Mixed | None) -> Mixed:
+        """Return the model of that form, from the beginning or from one that was learned."""
+        theta, rounds = (self.theta, FIRST_ROUNDS) if warm is None else (warm.theta, ROUNDS)
+        return learn_mixed(self.law, self.past, form, theta, self.shared, self.noise, self.covariance, warm, rounds)
+
+    def tried(self, form: Form, warm: Mixed | None) -> Candidate | None:
+        """Return that form as a candidate; None where its likelihood cannot be computed."""
+        try:
+            mixed = self.learned(form, warm)
+            return Candidate(mixed, held_out(mixed, self.past))
+        except LinAlgError:
+            return None
+
+
+def choose(
+    law: Law,
+    past: MixedPast,
+    theta: Tensor,
+    shared: Tensor,
+    noise: float,
+    covariance: Tensor,
+    *,
+    form: Form | None = None,
+    kinds: Sequence[Kind] = KINDS,
+    discrepancy: bool = True,
+) -> Mixed:
+    """Return the mixed model of the structure that predicts specimens and groups left out best.
+
+    In turn: the error model, the discrepancy, the groups. A structure with more parts is taken where most folds gain
+    by it, and the gain in the log density of each later reading is larger than chance would give (:func:`gain`).
+
+    Args:
+        law: the law.
+        past: what is learned from.
+        theta: (specimens, fast) unconstrained parameters to begin with.
+        shared: (shared,) the same of the shared parameters.
+        noise: standard deviation to begin with, in the unit of y.
+        covariance: (fast, fast) between specimens, to begin with.
+        form: the structure, if it is not to be chosen.
+        kinds: error models that are considered; a single one is insisted on.
+        discrepancy: False for none.
+
+    Raises:
+        ValueError: no error model, or one that is not known.
+        torch.linalg.LinAlgError: the likelihood of the law alone cannot be computed.
     """
-    layout, form, blocks, data = mixed.layout, mixed.form, mixed.blocks, past.data
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds must be some of {', '.join(KINDS)}; got {kinds!r}")
+    with one_thread():
+        if form is not None:
+            return Search(law, past, theta, shared, noise, covariance).learned(form, None)
+        search = Search(law, thinned(past), theta, shared, noise, covariance)
+        best = with_error_model(search, kinds)
+        if discrepancy:
+            best = with_discrepancy(search, best)
+        if past.groups >= 2:
+            best = with_groups(search, best)
+        return search._replace(past=thinned(past, LEARNED)).learned(best.form, best.mixed)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: the tensors are so small that more of them wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def with_error_model(search: Search, kinds: Sequence[Kind]) -> Candidate:
+    """Return the law alone with the error model that predicts best: the constant one, or one clearly better."""
+    order = sorted(set(kinds), key=("constant", "power", "combined", "proportional").index)
+    plain = Candidate(mixed := search.learned(Form(order[0]), None), held_out(mixed, search.past))
+    best = plain
+    for kind in order[1:]:
+        found = search.tried(Form(kind), plain.mixed)
+        if found is not None and gains(found, plain, search.past) and found.mean > best.mean:
+            best = found
+    return best
+
+
+def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
+    """Return the candidate with the discrepancy that predicts best, the simplest of those that do so almost as well.
+
+    Parts are added one by one to the best candidate so far, as long as that predicts better. (It need not do so clearly:
+    two parts may where neither does alone.)
+    """
+    found, top, least = [], plain, plain.mean + LEAST
+    while True:
+        tried = [search.tried(form, plain.mixed) for form in with_one_more(top.form, search.past)]
+        new = [one for one in tried if one is not None and np.isfinite(one.mean)]
+        found += [one for one in new if gains(one, plain, search.past)]
+        better = max(new, key=lambda one: one.mean, default=top)
+        if better.mean <= max(top.mean, least):
+            break
+        top = better
+    best = top = max(found, key=lambda one: one.mean, default=plain)
+    for one in found:
+        total, error, _ = gain(top.score, one.score, fold_labels(search.past))
+        if one.form.parts < best.form.parts and total < max(LEAST, CLEARLY * error):
+            best = one
+    return best
+
+
+def with_one_more(form: Form, past: MixedPast) -> list[Form]:
+    """Return the structures with one part more, of those that the past has specimens and abscissae enough for."""
+    x, found = past.data.x[past.data.mask], []
+    if len(past.design) < FEW_SPECIMENS:
+        return []
+    if len(x.unique()) >= FEW_ABSCISSAE:
+        coordinates: tuple[Coordinate, ...] = ("prediction", "x")
+        found += [form._replace(own=c) for c in coordinates if not form.own]
+        found += [form._replace(common=c) for c in coordinates if not form.common]
+    if not form.start and float(x.min()) >= 0 and first_x(past.data):
+        found.append(form._replace(start=True))
+    return found
+
+
+def with_groups(search: Search, plain: Candidate) -> Candidate:
+    """Return the candidate with a covariance between groups, where it predicts groups left out better.
+
+    Two groups cannot be judged so, each saying nothing of how far the other is off: with two it is always there.
+    """
+    found = search.tried(plain.form._replace(groups=True), plain.mixed)
+    if found is None:
+        return plain
+    better = gain(found.score, plain.score, fold_labels(search.past))[0] > 0
+    return found if search.past.groups == 2 or better else plain
+
+
+def gains(new: Candidate, old: Candidate, past: MixedPast) -> bool:
+    """Return whether the new candidate gains in most folds, and more in the mean than chance would give."""
     labels = fold_labels(past)
-    with torch.no_grad():
-        M, _ = summarised(layout, mixed.eta, blocks, mixed.basis, mixed.typical, past)
-        units, _, _ = by_group(layout, mixed.eta, M, past)
-        if not form.groups:
-            units = torch.zeros(int(labels.max()) + 1, *units.shape[1:], dtype=_UNIT).index_add(0, labels, units)
-        total, fast, m = units.sum(0), layout.fast, units.shape[-1] - 1
-        lift = lifted(past, fast, M.shape[-1] - fast - 1)[..., :-1, :-1]
-        X = torch.cat([blocks.J, *fixed_columns(form, blocks)], -1) @ lift  # (S, P, m)
-        C = layout.factor(mixed.eta, "own_covariance")
-        spread = C @ C.T
-        if form.groups:
-            G = layout.factor(mixed.eta, "group_covariance")
-            spread = spread + G @ G.T
-        own = own_root(layout, mixed.eta, mixed.basis)
-        variance = variance_of(layout, mixed.eta, blocks.f, mixed.typical, data)
-        cov = blocks.J @ spread @ blocks.J.mT
-        if own is not None:
-            root = torch.cat(own_columns(form, blocks), -1) @ own
-            cov = cov + root @ root.mT
-        e = torch.empty_like(blocks.r)
-        for label in labels.unique():
-            out = labels == label
-            fixed, fixed_cov, _ = solved(layout, mixed.eta, mixed.basis, total - units[label])
-            e[out] = blocks.r[out] - X[out] @ fixed
-            cov[out] = cov[out] + X[out] @ fixed_cov @ X[out].mT
-        whole = cov + torch.diag_embed(torch.where(data.mask, variance, 1.0))
-        return torch.stack([pointwise(whole, e, data.mask, seen) for seen in seen_sets(data, fast)], -1)
-
-
-def seen_sets(data: Measured, fast: int) -> list[Tensor]:
-    """Return masks (S, P) of readings that are taken for seen: first few, spread few, first quarter, first half."""
-    order = torch.where(data.mask, data.x, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
-    points = data.mask.sum(-1, keepdim=True)
-    few = torch.clamp(torch.full_like(points, fast + 1), max=points - 1)
-    spread = torch.zeros_like(data.mask)
-    for k in range(fast + 1):
-        place = ((k + 0.5) * points / (fast + 1)).floor().long()
-        spread |= order == place
-    cuts = [few, torch.maximum((points + 3) // 4, torch.tensor(fast)), (points + 1) // 2]
-    return [spread & data.mask, *[(order < cut) & data.mask for cut in cuts]]
-
-
-def pointwise(cov: Tensor, e: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
-    """Return (S,) mean log density of each reading not seen, alone, given those seen; of Gaussian readings (S, P)."""
-    both = seen[:, :, None] & seen[:, None]
-    inner = torch.where(both, cov, 0.0) + torch.diag_embed(torch.where(seen, 0.0, 1.0))
-    L = torch.linalg.cholesky_ex(inner)[0]
-    white = torch.linalg.solve_triangular(L, torch.where(seen, e, 0.0)[..., None], upper=False)
-    cross = torch.linalg.solve_triangular(L, torch.where(seen[:, :, None], cov, 0.0), upper=False)
-    mean = (cross.mT @ white)[..., 0]
-    variance = cov.diagonal(dim1=-2, dim2=-1) - (cross**2).sum(-2)
-    each = -0.5 * (e - mean) ** 2 / variance - 0.5 * (2 * np.pi * variance).log()
-    later = mask & ~seen
-    return torch.where(later, each, 0.0).sum(-1) / later.sum(-1).clamp(min=1)
+    total, error, most = gain(new.score, old.score, labels)
+    needed = float(stats.t.isf(CHANCE, max(len(labels) - 1, 1)))
+    return most and total > max(LEAST, needed * error)
 
 
 def gain(new: Tensor, old: Tensor, labels: Tensor) -> tuple[float, float, bool]:
-    """Return the nats gained in all, mean over the cuts, the standard error, and whether most folds gain."""
+    """Return the nats a reading gained, their standard error over the specimens, and whether most folds gain.
+
+    Args:
+        new, old: (specimens, cuts) as :func:`held_out`.
+        labels: (specimens,) folds.
+    """
     each = (new - old).mean(-1)
     if not torch.isfinite(each).all():
         return -np.inf, 0.0, False
@@ -100,80 +220,134 @@ def gain(new: Tensor, old: Tensor, labels: Tensor) -> tuple[float, float, bool]:
     return float(each.mean()), float(each.std()) / len(each) ** 0.5, bool((folds > 0).double().mean() > 0.5)
 
 
-MANY = 32  # readings of a specimen by which structures are compared
+def fold_labels(past: MixedPast) -> Tensor:
+    """Return (specimens,) the groups if there are two or more, else folds of specimens."""
+    if past.group is not None and past.groups >= 2:
+        return past.group
+    return torch.arange(len(past.design)) % min(FOLDS, len(past.design))
 
 
-def thinned(past: MixedPast, most: int = MANY) -> MixedPast:
+def thinned(past: MixedPast, most: int = COMPARED) -> MixedPast:
     """Return the past with at most so many readings of each specimen, evenly spread over them."""
     data, points = past.data, past.data.mask.sum(-1)
     if int(points.max()) <= most:
         return past
-    even = torch.linspace(0, 1, most, dtype=_UNIT)
-    index = (even * (points[:, None] - 1)).round().long()
+    index = (torch.linspace(0, 1, most, dtype=UNIT) * (points[:, None] - 1)).round().long()
     short = torch.arange(most).expand(len(points), -1)
     index = torch.where(points[:, None] <= most, short.clamp(max=data.x.shape[1] - 1), index)
-    return past._replace(data=type(data)(*(part.gather(-1, index) for part in data)))
+    return past._replace(data=Measured(*(part.gather(-1, index) for part in data)))
 
 
-def choose(law: Law, past: MixedPast, theta: Tensor, shared: Tensor, noise: float, covariance: Tensor, say=None, only=None) -> Mixed:
-    whole, past = past, thinned(past)
-    labels = fold_labels(past)
+def held_out(mixed: Mixed, past: MixedPast) -> Tensor:
+    """Return (specimens, 4) mean log density of later readings, each alone, given those seen at four cuts.
 
-    def tried(form: Form, warm: Mixed | None) -> tuple[Mixed, Tensor] | None:
-        try:
-            mixed = learn_mixed(law, past, form, theta if warm is None else warm.theta, shared, noise, covariance, warm,
-                                8 if warm is None else 4)
-            return mixed, held_out(mixed, past)
-        except torch.linalg.LinAlgError as e:
-            if say: say(f"{form} {e}")
-            return None
+    Every group (or fold of specimens) is left out in turn: the mean's coefficients, shared parameters and common curve
+    are those of the others; the few variances are those of all. The law stays linearised at the modes.
 
-    count = 0 if past.group is None else int(past.group.max()) + 1
-    if only is not None:
-        return learn_mixed(law, whole, only, theta, shared, noise, covariance, None, 8)
-    plain = tried(Form(), None)
-    best = plain
-    assert plain
-    for kind in ("power", "combined", "proportional"):
-        found = tried(Form(kind), plain[0])
-        if found is not None:
-            total, error, most = gain(found[1], plain[1], labels)
-            if say: say(f"    {kind}: {total:.3f} +- {error:.3f}")
-            if most and total > max(LEAST, needed(len(labels)) * error) and found[1].mean() > best[1].mean():
-                best = found
-    noise_only = best
-    results = {}
-    for start in (False, True):
-        for common, own in [(c, o) for c in ("", "prediction", "x") for o in ("", "prediction", "x")]:
-            form = noise_only[0].form._replace(start=start, common=common, own=own)
-            if form == noise_only[0].form: continue
-            found = tried(form, noise_only[0])
-            if found is None: continue
-            total, error, most = gain(found[1], noise_only[1], labels)
-            ok = most and total > max(LEAST, needed(len(labels)) * error)
-            if say: say(f"    {form}: {total:.3f} +- {error:.3f} {'*' if ok else ''} nll {found[0].nll:.1f}  parts {(found[1]-noise_only[1]).mean(0).numpy().round(3)}")
-            if ok: results[form] = found
-    if results:
-        top = max(results.values(), key=lambda f: float(f[1].mean()))
-        best = top
-        for form, found in results.items():
-            total, error, _ = gain(top[1], found[1], labels)
-            if complexity(form) < complexity(best[0].form) and total < max(LEAST, CLEARLY * error):
-                best = found
-    if count >= 2:
-        found = tried(best[0].form._replace(groups=True), best[0])
-        if found is not None:
-            total, error, _ = gain(found[1], best[1], labels)
-            if say: say(f"    groups: {total:.3f} +- {error:.3f}")
-            if count == 2 or total > 0:
-                best = found
-    return learn_mixed(law, thinned(whole, 100), best[0].form, best[0].theta, shared, noise, covariance, best[0], 4)
+    Args:
+        mixed: as it was learned.
+        past: what it was learned from, at least; specimens with more readings are thinned to as many.
+    """
+    past = _as_learned(mixed, past)
+    covariance, e = left_out(mixed, past)
+    cuts = seen_sets(past.data, mixed.layout.fast)
+    return torch.stack([pointwise(covariance, e, past.data.mask, seen) for seen in cuts], -1)
 
 
-def needed(count: int) -> float:
-    """Return standard errors that a gain must have, of so many specimens."""
-    return float(stats.t.isf(0.01, max(count - 1, 1)))
+def coverage(mixed: Mixed, past: MixedPast, level: float = 0.9) -> Tensor:
+    """Return (groups,) the share of later readings inside their predictive interval, each group left out in turn.
+
+    Args:
+        mixed: as it was learned.
+        past: what it was learned from.
+        level: of the interval, which is pointwise and Gaussian.
+    Returns: the share over the four cuts of :func:`held_out` together, at the place of the group's number (or of the
+        fold's, without groups, as :func:`fold_labels`); NaN where it has no later reading.
+    """
+    past = _as_learned(mixed, past)
+    covariance, e = left_out(mixed, past)
+    labels, half = fold_labels(past), float(stats.norm.isf(0.5 * (1.0 - level)))
+    inside, of = torch.zeros(2, int(labels.max()) + 1, dtype=UNIT)
+    for seen in seen_sets(past.data, mixed.layout.fast):
+        off, variance = given_seen(covariance, e, seen)
+        later = past.data.mask & ~seen
+        held = later & (off.abs() <= half * variance.sqrt())
+        inside, of = (sums.index_add(0, labels, n.sum(-1).to(UNIT)) for sums, n in ((inside, held), (of, later)))
+    return inside / of
 
 
-def complexity(form: Form) -> int:
-    return form.start + bool(form.common) + bool(form.own)
+def left_out(mixed: Mixed, past: MixedPast) -> tuple[Tensor, Tensor]:
+    """Return the covariance (specimens, points, points) of the readings and their residuals, by the other folds."""
+    problem, blocks, eta, data = mixed.problem, mixed.blocks, mixed.eta, past.data
+    labels, form = fold_labels(past), mixed.form
+    with torch.no_grad():
+        columns = columns_of(problem, blocks)
+        M, _ = summarised(problem, eta, blocks, columns)
+        units, _, _ = by_group(problem, eta, M, columns.lift)
+        if not form.groups:
+            units = torch.zeros(int(labels.max()) + 1, *units.shape[1:], dtype=UNIT).index_add(0, labels, units)
+        total = units.sum(0)
+        X = torch.cat([blocks.J, *fixed_columns(form, blocks)], -1) @ columns.lift[..., :-1, :-1]
+        between = mixed.own_covariance
+        if mixed.group_covariance is not None:
+            between = between + mixed.group_covariance
+        covariance, own = blocks.J @ between @ blocks.J.mT, own_root(problem, eta)
+        if own is not None:
+            root = torch.cat(own_columns(form, blocks), -1) @ own
+            covariance = covariance + root @ root.mT
+        e = torch.empty_like(blocks.r)
+        for label in labels.unique():
+            out = labels == label
+            others = solved(problem, eta, total - units[label])
+            e[out] = blocks.r[out] - X[out] @ others.fixed
+            covariance[out] = covariance[out] + X[out] @ others.covariance @ X[out].mT
+        variance = torch.where(data.mask, variance_of(problem, eta, blocks.f), 1.0)
+        return covariance + torch.diag_embed(variance), e
+
+
+def seen_sets(data: Measured, fast: int) -> list[Tensor]:
+    """Return masks (specimens, points) of readings taken for seen: a few spread out, the first few, quarter, half."""
+    order = torch.where(data.mask, data.x, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
+    points = data.mask.sum(-1, keepdim=True)
+    spread = torch.zeros_like(data.mask)
+    for k in range(fast + 1):
+        spread |= order == ((k + 0.5) * points / (fast + 1)).floor().long()
+    few = points.clamp(max=fast + 2) - 1
+    cuts = [few, ((points + 3) // 4).clamp(min=fast), (points + 1) // 2]
+    return [spread & data.mask, *[(order < cut) & data.mask for cut in cuts]]
+
+
+def given_seen(covariance: Tensor, e: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (specimens, points) residuals and variances given the readings seen, of Gaussian ones with mean 0."""
+    both = seen[:, :, None] & seen[:, None]
+    inner = torch.where(both, covariance, 0.0) + torch.diag_embed(torch.where(seen, 0.0, 1.0).to(UNIT))
+    root = torch.linalg.cholesky_ex(inner)[0]
+    white = torch.linalg.solve_triangular(root, torch.where(seen, e, 0.0)[..., None], upper=False)
+    across = torch.linalg.solve_triangular(root, torch.where(seen[:, :, None], covariance, 0.0), upper=False)
+    mean = (across.mT @ white)[..., 0]
+    return e - mean, covariance.diagonal(dim1=-2, dim2=-1) - (across**2).sum(-2)
+
+
+def pointwise(covariance: Tensor, e: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
+    """Return (specimens,) mean log density of each reading not seen, alone, given those seen; 0 if all were.
+
+    Args:
+        covariance: (specimens, points, points) of the readings.
+        e: (specimens, points) readings less their mean.
+        mask, seen: (specimens, points) bool.
+    """
+    off, variance = given_seen(covariance, e, seen)
+    each = -0.5 * off**2 / variance - 0.5 * (2 * np.pi * variance).log()
+    later = mask & ~seen
+    return torch.where(later, each, 0.0).sum(-1) / later.sum(-1).clamp(min=1)
+
+
+def _as_learned(mixed: Mixed, past: MixedPast) -> MixedPast:
+    """Return the past thinned to the readings that the model was learned from; ValueError if it is another past."""
+    past = thinned(past, mixed.blocks.r.shape[1])
+    if past.data.x.shape != mixed.blocks.r.shape:
+        raise ValueError(
+            f"the model was learned from {tuple(mixed.blocks.r.shape)} specimens and readings; "
+            f"got a past of {tuple(past.data.x.shape)}"
+        )
+    return past
