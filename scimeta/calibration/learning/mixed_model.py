@@ -61,8 +61,8 @@ class Form(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """How many parts the discrepancy has, 0 to 3: start, common and own curve."""
-        return self.start + bool(self.common) + bool(self.own)
+        """How much the discrepancy claims, 0 to 4: a common curve, carried whole to new specimens, counts twice."""
+        return self.start + 2 * bool(self.common) + bool(self.own)
 
     def __str__(self) -> str:
         """Return the error model and the parts that are there, with commas between."""

@@ -38,7 +38,7 @@ class Centre(NamedTuple):
     Attributes:
         mean: (specimens, fast).
         covariance: (fast, fast), or one a specimen.
-        coefficients: of late start and common curve; None before they are known.
+        coefficients: of late start and common curve, for all or (specimens, some); None before they are known.
     """
 
     mean: Tensor
@@ -79,18 +79,19 @@ def placed(problem: Problem, theta: Tensor, shared: Tensor) -> Place:
 
 def common_part(form: Form, place: Place, coefficients: Tensor | None) -> Tensor:
     """Return (specimens, points) what all specimens have in common beside the law: late start and curve."""
-    if coefficients is None or not len(coefficients):
+    if coefficients is None or not coefficients.shape[-1]:
         return torch.zeros_like(place.f)
     columns = [] if place.late is None else [place.late[..., None]]
     columns += [place.phi[form.common]] if form.common else []
-    return torch.cat(columns, -1) @ coefficients
+    each = coefficients.expand(len(place.f), -1)
+    return (torch.cat(columns, -1) @ each[..., None])[..., 0]
 
 
 def slopes(
     problem: Problem, place: Place, at: Callable[[Tensor], Place], theta: Tensor, coefficients: Tensor | None
 ) -> Tensor:
     """Return (specimens, points, fast) derivatives of law and common part, those of the latter by differences."""
-    if coefficients is None or not len(coefficients):
+    if coefficients is None or not coefficients.shape[-1]:
         return place.J
     still, parts = common_part(problem.form, place, coefficients), []
     for unit in torch.eye(theta.shape[-1], dtype=UNIT):

@@ -63,7 +63,7 @@ def _scattered(family: Family, points: Points, count: int, starts: int) -> Tenso
     base, choice = torch.from_numpy(stats.t.ppf(cube[:, :own], 5.0)), torch.from_numpy(cube[:, own:])
     around = 0.7 * base[:_AGAIN]
     best = []
-    for x, y, weight in zip(*points, strict=True):
+    for x, y, weight in zip(*points[:3], strict=True):
 
         def misfit(u: Tensor, x: Tensor = x, y: Tensor = y, weight: Tensor = weight) -> Tensor:
             return (((family.curve(u, x) - y) * weight) ** 2).sum(-1).nan_to_num(nan=torch.inf)

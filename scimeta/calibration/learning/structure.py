@@ -15,22 +15,13 @@ from scimeta.calibration.data.points import Measured
 from scimeta.calibration.family.discrepancy import Coordinate
 from scimeta.calibration.family.error_model import KINDS, Kind
 from scimeta.calibration.laws.law import Law
+from scimeta.calibration.learning.held_out import fold_labels, held_out
 from scimeta.calibration.learning.mixed_learning import first_x, learn_mixed
-from scimeta.calibration.learning.mixed_model import (
-    UNIT,
-    Form,
-    Mixed,
-    MixedPast,
-    fixed_columns,
-    own_columns,
-    own_root,
-    variance_of,
-)
-from scimeta.calibration.learning.restricted_likelihood import LinAlgError, by_group, columns_of, solved, summarised
+from scimeta.calibration.learning.mixed_model import UNIT, Form, Mixed, MixedPast
+from scimeta.calibration.learning.restricted_likelihood import LinAlgError
 
-FOLDS = 10  # of specimens, where there are no groups to leave out
 LEAST = 0.02  # nats a reading: a structure that gains less is not worth its parts
-CLEARLY = 2.0  # standard errors by which parts more must predict better than parts fewer
+CLEARLY = 1.0  # standard errors by which parts more must predict better than parts fewer
 CHANCE = 0.01  # that a structure is kept which gains nothing, one-sided, by Student's t
 FEW_SPECIMENS = 8  # with fewer no discrepancy is considered
 FEW_ABSCISSAE = 5  # with fewer distinct x a smooth curve is not either
@@ -75,7 +66,7 @@ class Search(NamedTuple):
         """Return that form as a candidate; None where its likelihood cannot be computed."""
         try:
             mixed = self.learned(form, warm)
-            return Candidate(mixed, held_out(mixed, self.past))
+            return Candidate(mixed, held_out(mixed))
         except LinAlgError:
             return None
 
@@ -140,7 +131,7 @@ def one_thread() -> Iterator[None]:
 def with_error_model(search: Search, kinds: Sequence[Kind]) -> Candidate:
     """Return the law alone with the error model that predicts best: the constant one, or one clearly better."""
     order = sorted(set(kinds), key=("constant", "power", "combined", "proportional").index)
-    plain = Candidate(mixed := search.learned(Form(order[0]), None), held_out(mixed, search.past))
+    plain = Candidate(mixed := search.learned(Form(order[0]), None), held_out(mixed))
     best = plain
     for kind in order[1:]:
         found = search.tried(Form(kind), plain.mixed)
@@ -220,13 +211,6 @@ def gain(new: Tensor, old: Tensor, labels: Tensor) -> tuple[float, float, bool]:
     return float(each.mean()), float(each.std()) / len(each) ** 0.5, bool((folds > 0).double().mean() > 0.5)
 
 
-def fold_labels(past: MixedPast) -> Tensor:
-    """Return (specimens,) the groups if there are two or more, else folds of specimens."""
-    if past.group is not None and past.groups >= 2:
-        return past.group
-    return torch.arange(len(past.design)) % min(FOLDS, len(past.design))
-
-
 def thinned(past: MixedPast, most: int = COMPARED) -> MixedPast:
     """Return the past with at most so many readings of each specimen, evenly spread over them."""
     data, points = past.data, past.data.mask.sum(-1)
@@ -236,118 +220,3 @@ def thinned(past: MixedPast, most: int = COMPARED) -> MixedPast:
     short = torch.arange(most).expand(len(points), -1)
     index = torch.where(points[:, None] <= most, short.clamp(max=data.x.shape[1] - 1), index)
     return past._replace(data=Measured(*(part.gather(-1, index) for part in data)))
-
-
-def held_out(mixed: Mixed, past: MixedPast) -> Tensor:
-    """Return (specimens, 4) mean log density of later readings, each alone, given those seen at four cuts.
-
-    Every group (or fold of specimens) is left out in turn: the mean's coefficients, shared parameters and common curve
-    are those of the others; the few variances are those of all. The law stays linearised at the modes.
-
-    Args:
-        mixed: as it was learned.
-        past: what it was learned from, at least; specimens with more readings are thinned to as many.
-    """
-    past = _as_learned(mixed, past)
-    covariance, e = left_out(mixed, past)
-    cuts = seen_sets(past.data, mixed.layout.fast)
-    return torch.stack([pointwise(covariance, e, past.data.mask, seen) for seen in cuts], -1)
-
-
-def coverage(mixed: Mixed, past: MixedPast, level: float = 0.9) -> Tensor:
-    """Return (groups,) the share of later readings inside their predictive interval, each group left out in turn.
-
-    Args:
-        mixed: as it was learned.
-        past: what it was learned from.
-        level: of the interval, which is pointwise and Gaussian.
-    Returns: the share over the four cuts of :func:`held_out` together, at the place of the group's number (or of the
-        fold's, without groups, as :func:`fold_labels`); NaN where it has no later reading.
-    """
-    past = _as_learned(mixed, past)
-    covariance, e = left_out(mixed, past)
-    labels, half = fold_labels(past), float(stats.norm.isf(0.5 * (1.0 - level)))
-    inside, of = torch.zeros(2, int(labels.max()) + 1, dtype=UNIT)
-    for seen in seen_sets(past.data, mixed.layout.fast):
-        off, variance = given_seen(covariance, e, seen)
-        later = past.data.mask & ~seen
-        held = later & (off.abs() <= half * variance.sqrt())
-        inside, of = (sums.index_add(0, labels, n.sum(-1).to(UNIT)) for sums, n in ((inside, held), (of, later)))
-    return inside / of
-
-
-def left_out(mixed: Mixed, past: MixedPast) -> tuple[Tensor, Tensor]:
-    """Return the covariance (specimens, points, points) of the readings and their residuals, by the other folds."""
-    problem, blocks, eta, data = mixed.problem, mixed.blocks, mixed.eta, past.data
-    labels, form = fold_labels(past), mixed.form
-    with torch.no_grad():
-        columns = columns_of(problem, blocks)
-        M, _ = summarised(problem, eta, blocks, columns)
-        units, _, _ = by_group(problem, eta, M, columns.lift)
-        if not form.groups:
-            units = torch.zeros(int(labels.max()) + 1, *units.shape[1:], dtype=UNIT).index_add(0, labels, units)
-        total = units.sum(0)
-        X = torch.cat([blocks.J, *fixed_columns(form, blocks)], -1) @ columns.lift[..., :-1, :-1]
-        between = mixed.own_covariance
-        if mixed.group_covariance is not None:
-            between = between + mixed.group_covariance
-        covariance, own = blocks.J @ between @ blocks.J.mT, own_root(problem, eta)
-        if own is not None:
-            root = torch.cat(own_columns(form, blocks), -1) @ own
-            covariance = covariance + root @ root.mT
-        e = torch.empty_like(blocks.r)
-        for label in labels.unique():
-            out = labels == label
-            others = solved(problem, eta, total - units[label])
-            e[out] = blocks.r[out] - X[out] @ others.fixed
-            covariance[out] = covariance[out] + X[out] @ others.covariance @ X[out].mT
-        variance = torch.where(data.mask, variance_of(problem, eta, blocks.f), 1.0)
-        return covariance + torch.diag_embed(variance), e
-
-
-def seen_sets(data: Measured, fast: int) -> list[Tensor]:
-    """Return masks (specimens, points) of readings taken for seen: a few spread out, the first few, quarter, half."""
-    order = torch.where(data.mask, data.x, torch.inf).argsort(dim=-1, stable=True).argsort(dim=-1)
-    points = data.mask.sum(-1, keepdim=True)
-    spread = torch.zeros_like(data.mask)
-    for k in range(fast + 1):
-        spread |= order == ((k + 0.5) * points / (fast + 1)).floor().long()
-    few = points.clamp(max=fast + 2) - 1
-    cuts = [few, ((points + 3) // 4).clamp(min=fast), (points + 1) // 2]
-    return [spread & data.mask, *[(order < cut) & data.mask for cut in cuts]]
-
-
-def given_seen(covariance: Tensor, e: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (specimens, points) residuals and variances given the readings seen, of Gaussian ones with mean 0."""
-    both = seen[:, :, None] & seen[:, None]
-    inner = torch.where(both, covariance, 0.0) + torch.diag_embed(torch.where(seen, 0.0, 1.0).to(UNIT))
-    root = torch.linalg.cholesky_ex(inner)[0]
-    white = torch.linalg.solve_triangular(root, torch.where(seen, e, 0.0)[..., None], upper=False)
-    across = torch.linalg.solve_triangular(root, torch.where(seen[:, :, None], covariance, 0.0), upper=False)
-    mean = (across.mT @ white)[..., 0]
-    return e - mean, covariance.diagonal(dim1=-2, dim2=-1) - (across**2).sum(-2)
-
-
-def pointwise(covariance: Tensor, e: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
-    """Return (specimens,) mean log density of each reading not seen, alone, given those seen; 0 if all were.
-
-    Args:
-        covariance: (specimens, points, points) of the readings.
-        e: (specimens, points) readings less their mean.
-        mask, seen: (specimens, points) bool.
-    """
-    off, variance = given_seen(covariance, e, seen)
-    each = -0.5 * off**2 / variance - 0.5 * (2 * np.pi * variance).log()
-    later = mask & ~seen
-    return torch.where(later, each, 0.0).sum(-1) / later.sum(-1).clamp(min=1)
-
-
-def _as_learned(mixed: Mixed, past: MixedPast) -> MixedPast:
-    """Return the past thinned to the readings that the model was learned from; ValueError if it is another past."""
-    past = thinned(past, mixed.blocks.r.shape[1])
-    if past.data.x.shape != mixed.blocks.r.shape:
-        raise ValueError(
-            f"the model was learned from {tuple(mixed.blocks.r.shape)} specimens and readings; "
-            f"got a past of {tuple(past.data.x.shape)}"
-        )
-    return past
