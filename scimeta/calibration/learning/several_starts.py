@@ -108,7 +108,7 @@ def _descended(family: Family, points: Points, starts: Tensor) -> tuple[Tensor, 
     The noise is that of the best start; a wide prior around its start keeps each finite.
     """
     names, (count, each, own) = family.law.names, starts.shape
-    x, y, weight = (part.repeat_interleave(each, 0) for part in points)
+    x, y, weight = (part.repeat_interleave(each, 0) for part in points[:3])
     centre = starts.reshape(-1, own)
 
     def cost(u: Tensor) -> Tensor:
