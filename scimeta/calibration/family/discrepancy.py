@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -75,13 +75,38 @@ class Discrepancy:
     x_scale: float = 0.0
     start: float = 0.0
 
+    def __post_init__(self) -> None:
+        for coordinate in self.coordinates:
+            if coordinate not in get_args(Coordinate):
+                raise ValueError(f'a discrepancy is over "prediction" or "x"; got {coordinate!r}')
+        if len(self.knots) != len(self.coordinates):
+            raise ValueError(f"discrepancy: {len(self.coordinates)} coordinates, but {len(self.knots)} sets of knots")
+        for knots in self.knots:
+            if knots.ndim != 1 or len(knots) < 2 or not np.isfinite(knots).all() or not (np.diff(knots) > 0).all():
+                raise ValueError(
+                    f"the knots of a discrepancy must be two or more finite numbers that rise; got {knots}"
+                )
+        numbers = {"size": self.size, "taper": self.taper, "x_scale": self.x_scale, "start": self.start}
+        for name, value in numbers.items():
+            if not np.isfinite(value) or value < 0 or (name == "size" and not value):
+                raise ValueError(
+                    f"discrepancy: {name} must be finite and not negative, the size positive; got {value!r}"
+                )
+        columns = sum(map(len, self.knots)) + bool(self.start)
+        if self.mean.shape != (columns,) or not np.isfinite(self.mean).all():
+            raise ValueError(f"discrepancy: mean must be {columns} finite numbers, one a column; got {self.mean}")
+        _require_covariance("covariance", self.covariance, columns)
+        _require_covariance("mean_covariance", self.mean_covariance, columns)
+        _require_covariance("population", self.population, len(self.population))
+
     @cached_property
     def _splines(self) -> list[Tensor]:
-        """(4, knots - 1, knots) polynomial coefficients of the cardinal splines, the highest power first."""
+        """Of each part (4, knots - 1, knots): coefficients of the cardinal splines, the highest power first."""
         return [torch.from_numpy(CubicSpline(k, np.eye(len(k)), bc_type="clamped").c.copy()) for k in self.knots]
 
     @cached_property
     def mean_(self) -> Tensor:
+        """The mean as a tensor."""
         return torch.from_numpy(self.mean)
 
     @cached_property
@@ -121,6 +146,16 @@ class Discrepancy:
 
     def _of_x(self, x: Tensor) -> Tensor:
         return torch.log1p(x.clamp(min=0.0) / self.x_scale) if self.x_scale else x
+
+
+def _require_covariance(name: str, values: np.ndarray, size: int) -> None:
+    """Raise ValueError unless the values are a finite symmetric matrix (size, size) without a negative variance."""
+    if values.shape != (size, size):
+        raise ValueError(f"discrepancy: {name} must be ({size}, {size}); got {values.shape}")
+    if not np.isfinite(values).all() or not np.allclose(values, values.T, rtol=1e-6, atol=1e-12 * np.abs(values).max()):
+        raise ValueError(f"discrepancy: {name} must be finite and symmetric; got {values}")
+    if (values.diagonal() < -1e-12 * np.abs(values).max()).any():
+        raise ValueError(f"discrepancy: {name} has a negative variance; got {values.diagonal()}")
 
 
 def broadcast_linearized(law: Law, named: dict[str, Tensor], x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

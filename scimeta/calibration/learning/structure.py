@@ -70,6 +70,11 @@ class Search(NamedTuple):
         except LinAlgError:
             return None
 
+    def all_tried(self, forms: Sequence[Form], warm: Mixed) -> list[Candidate]:
+        """Return those of the forms that can be learned and judged."""
+        found = [self.tried(form, warm) for form in forms]
+        return [one for one in found if one is not None and np.isfinite(one.mean)]
+
 
 def choose(
     law: Law,
@@ -143,18 +148,20 @@ def with_error_model(search: Search, kinds: Sequence[Kind]) -> Candidate:
 def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
     """Return the candidate with the discrepancy that predicts best, the simplest of those that do so almost as well.
 
-    Parts are added one by one to the best candidate so far, as long as that predicts better. (It need not do so clearly:
-    two parts may where neither does alone.)
+    Single parts come first. Where one of them predicts better (it need not do so clearly: two may where neither does
+    alone), pairs of a common and an own curve follow, and a late start beside the best curves.
     """
-    found, top, least = [], plain, plain.mean + LEAST
-    while True:
-        tried = [search.tried(form, plain.mixed) for form in with_one_more(top.form, search.past)]
-        new = [one for one in tried if one is not None and np.isfinite(one.mean)]
-        found += [one for one in new if gains(one, plain, search.past)]
-        better = max(new, key=lambda one: one.mean, default=top)
-        if better.mean <= max(top.mean, least):
-            break
-        top = better
+    curves, starts = single_parts(plain.form, search.past)
+    tried = search.all_tried([*curves, *starts], plain.mixed)
+    if not any(one.mean > plain.mean + LEAST for one in tried):
+        return plain
+    pairs = [c._replace(own=o.own) for c in curves if c.common for o in curves if o.own]
+    tried += search.all_tried(pairs, plain.mixed)
+    smooth = [one for one in tried if not one.form.start]
+    if smooth and starts:
+        form = max(smooth, key=lambda one: one.mean).form
+        tried += search.all_tried([form._replace(start=True)], plain.mixed)
+    found = [one for one in tried if gains(one, plain, search.past)]
     best = top = max(found, key=lambda one: one.mean, default=plain)
     for one in found:
         total, error, _ = gain(top.score, one.score, fold_labels(search.past))
@@ -163,18 +170,17 @@ def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
     return best
 
 
-def with_one_more(form: Form, past: MixedPast) -> list[Form]:
-    """Return the structures with one part more, of those that the past has specimens and abscissae enough for."""
-    x, found = past.data.x[past.data.mask], []
+def single_parts(form: Form, past: MixedPast) -> tuple[list[Form], list[Form]]:
+    """Return the structures with one curve, and with a late start, where there are specimens and abscissae enough."""
+    x = past.data.x[past.data.mask]
     if len(past.design) < FEW_SPECIMENS:
-        return []
+        return [], []
+    curves: list[Form] = []
     if len(x.unique()) >= FEW_ABSCISSAE:
         coordinates: tuple[Coordinate, ...] = ("prediction", "x")
-        found += [form._replace(own=c) for c in coordinates if not form.own]
-        found += [form._replace(common=c) for c in coordinates if not form.common]
-    if not form.start and float(x.min()) >= 0 and first_x(past.data):
-        found.append(form._replace(start=True))
-    return found
+        curves = [*(form._replace(common=c) for c in coordinates), *(form._replace(own=c) for c in coordinates)]
+    late = float(x.min()) >= 0 and first_x(past.data) > 0
+    return curves, [form._replace(start=True)] if late else []
 
 
 def with_groups(search: Search, plain: Candidate) -> Candidate:
