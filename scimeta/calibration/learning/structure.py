@@ -17,7 +17,8 @@ from scimeta.calibration.family.error_model import KINDS, Kind
 from scimeta.calibration.laws.law import Law
 from scimeta.calibration.learning.held_out import fold_labels, held_out
 from scimeta.calibration.learning.mixed_learning import first_x, learn_mixed
-from scimeta.calibration.learning.mixed_model import UNIT, Form, Mixed, MixedPast
+from scimeta.calibration.learning.mixed_model import UNIT, Form, Mixed, MixedPast, variance_of
+from scimeta.calibration.learning.mixed_modes import placed
 from scimeta.calibration.learning.restricted_likelihood import LinAlgError
 
 LEAST = 0.02  # nats a reading: a structure that gains less is not worth its parts
@@ -26,6 +27,8 @@ CHANCE = 0.01  # that a structure is kept which gains nothing, one-sided, by Stu
 FEW_SPECIMENS = 8  # with fewer no discrepancy is considered
 FEW_ABSCISSAE = 5  # with fewer distinct x a smooth curve is not either
 COMPARED = 32  # readings of a specimen by which structures are compared
+SUSPECT = 2.0  # standard errors of a correlation that make a search worth its price
+BINS = 8  # of x, and of the law's level, by which mean residuals are compared
 LEARNED = 100  # readings of a specimen from which the one that is chosen is learned
 FIRST_ROUNDS, ROUNDS = 8, 4  # of the learning: from nothing, and from a model already learned
 
@@ -119,6 +122,8 @@ def choose(
             best = with_discrepancy(search, best)
         if past.groups >= 2:
             best = with_groups(search, best)
+        if not (best.form.parts or best.form.groups):
+            return best.mixed
         return search._replace(past=thinned(past, LEARNED)).learned(best.form, best.mixed)
 
 
@@ -138,6 +143,8 @@ def with_error_model(search: Search, kinds: Sequence[Kind]) -> Candidate:
     order = sorted(set(kinds), key=("constant", "power", "combined", "proportional").index)
     plain = Candidate(mixed := search.learned(Form(order[0]), None), held_out(mixed))
     best = plain
+    if len(order) > 1 and not grows(plain.mixed):
+        return plain
     for kind in order[1:]:
         found = search.tried(Form(kind), plain.mixed)
         if found is not None and gains(found, plain, search.past) and found.mean > best.mean:
@@ -152,6 +159,8 @@ def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
     alone), pairs of a common and an own curve follow, and a late start beside the best curves.
     """
     curves, starts = single_parts(plain.form, search.past)
+    if not (curves or starts) or even(plain.mixed):
+        return plain
     tried = search.all_tried([*curves, *starts], plain.mixed)
     if not any(one.mean > plain.mean + LEAST for one in tried):
         return plain
@@ -168,6 +177,47 @@ def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
         if one.form.parts < best.form.parts and total < max(LEAST, CLEARLY * error):
             best = one
     return best
+
+
+def residuals(mixed: Mixed) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what the law leaves at the modes, (points,) of all specimens: x, prediction, and residual over its sd.
+
+    Residuals beyond three standard deviations count as three.
+    """
+    problem, data = mixed.problem, mixed.problem.past.data
+    with torch.no_grad():
+        place = placed(problem, mixed.theta, mixed.shared)
+        left = (data.y - place.f) / variance_of(problem, mixed.eta, place.f).sqrt()
+    return data.x, place.f, torch.where(data.mask, left.clamp(-3.0, 3.0), 0.0)
+
+
+def even(mixed: Mixed) -> bool:
+    """Return True if the residuals look like scatter: neighbours do not correlate, nor do means by x or level differ.
+
+    Then the search for a discrepancy, a hundred times as dear, is spared.
+    """
+    x, f, left = residuals(mixed)
+    mask = mixed.problem.past.data.mask
+    order = torch.where(mask, x, torch.inf).argsort(dim=-1, stable=True)
+    ordered, there = left.gather(-1, order), mask.gather(-1, order)
+    pairs = (there[:, 1:] & there[:, :-1]).sum()
+    together = (ordered[:, 1:] * ordered[:, :-1]).sum() / pairs.clamp(min=1).sqrt() / left[mask].square().mean()
+    if float(together) > SUSPECT:
+        return False
+    for by in (x[mask], f[mask]):
+        bins = torch.bucketize(by, by.quantile(torch.linspace(0, 1, BINS + 1, dtype=UNIT)[1:-1]))
+        sums, counts = (torch.zeros(BINS, dtype=UNIT).index_add(0, bins, v) for v in (left[mask], torch.ones_like(by)))
+        if float(stats.chi2.sf(float((sums**2 / counts.clamp(min=1)).sum()), BINS)) < CHANCE:
+            return False
+    return True
+
+
+def grows(mixed: Mixed) -> bool:
+    """Return True if the residuals seem to grow with the mean, by the rank correlation of their sizes."""
+    _, f, left = residuals(mixed)
+    mask = mixed.problem.past.data.mask
+    rank = stats.spearmanr(f[mask].abs().numpy(), left[mask].abs().numpy()).statistic
+    return bool(rank * float(mask.sum()) ** 0.5 > SUSPECT)
 
 
 def single_parts(form: Form, past: MixedPast) -> tuple[list[Form], list[Form]]:
