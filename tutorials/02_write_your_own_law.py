@@ -379,7 +379,7 @@ past_melts, new_melts = measured(melts(100), "G"), melts(FRESH)
 maxwell_prior, kohlrausch_prior = (learn_prior(law, past_melts) for law in (maxwell, kohlrausch))
 print(f"{maxwell_prior}\n\n{kohlrausch_prior}")
 
-uncorrected = replace(maxwell_prior, family=replace(maxwell_prior.family, misfit=None))
+uncorrected = replace(maxwell_prior, family=replace(maxwell_prior.family, discrepancy=None))
 four_points = [curve.head(4) for curve in measured(new_melts, "N")]
 calibrators = {
     "Maxwell, correction taken out": Calibrator(maxwell, uncorrected),
@@ -406,9 +406,9 @@ figure.savefig(folder / "3_a_law_that_is_wrong.png", dpi=150)
 
 # %% [markdown]
 # The correction takes nearly all of the error away. It is not the whole answer. It mends an error that all specimens
-# have in common; one that strays from the law in its own way is not mended, and such departures count as noise (the
-# report says so when it finds them). It is drawn through ten knots, so that small wiggles between them stay, and the
-# bands hold less surely than those of the right law: compare the shares above. And a law with enough free parameters
+# have in common, and widens the bands where each specimen strays from the law in its own way. Both are smooth curves
+# through ten knots, so that small wiggles between them stay, and the bands hold less surely than those of the right
+# law: compare the shares above. And a law with enough free parameters
 # hides its error in them: creep that speeds up beyond some strain bends tau and the rate instead of showing itself.
 #
 # ## What was claimed
@@ -427,9 +427,9 @@ assert (bar.upper - bar.lower < 0.5 * (bar_alone.upper - bar_alone.lower)).all()
 for name, share in held.items():  # intervals keep their promise, within binomial error
     assert abs(share - 0.9) <= allowed, (name, share)
 assert (errors["with the past"] < 0.6 * errors["least squares"]).all()
-# a misfit is believed only where there is one
-assert prior.family.misfit is None and kohlrausch_prior.family.misfit is None
-assert maxwell_prior.family.misfit is not None
+# a discrepancy is believed only where there is one
+assert prior.family.discrepancy is None and kohlrausch_prior.family.discrepancy is None
+assert maxwell_prior.family.discrepancy is not None
 late = {name: np.sqrt(np.mean(values[4:] ** 2)) for name, values in error.items()}
 assert late["Maxwell, as learned"] < 0.2 * late["Maxwell, correction taken out"]
 assert late["Kohlrausch"] <= late["Maxwell, as learned"]  # the right law is better still

@@ -115,7 +115,7 @@ def left_out(
     parts: dict[tuple[str, str, str], list[tuple[Prediction, ndarray]]] = {}
     for left in groups:
         past = [curve for curve in curves if group(curve) != left]
-        methods = calibrators(past, conditions)
+        methods = calibrators(past, conditions, None if len(groups) == len(curves) else list(map(group, past)))
         for row in rows:
             for curve in (c for c in curves if group(c) == left):
                 seen = row.seen(curve)
@@ -133,11 +133,13 @@ def left_out(
     return lines
 
 
-def calibrators(past: Sequence[Curve], conditions: Sequence[str]) -> dict[str, Callable[[Curve, ndarray], Prediction]]:
+def calibrators(
+    past: Sequence[Curve], conditions: Sequence[str], batches: Sequence[str] | None
+) -> dict[str, Callable[[Curve, ndarray], Prediction]]:
     """Return name -> what predicts a run from some of its readings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        prior = learn_prior(JMAK, past, conditions=conditions)
+        prior = learn_prior(JMAK, past, conditions=conditions, groups=batches)
 
     def by(one: Prior) -> Callable[[Curve, ndarray], Prediction]:
         def predict(given: Curve, x: ndarray) -> Prediction:

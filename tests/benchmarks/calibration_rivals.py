@@ -27,7 +27,7 @@ LAW_ALONE = "ours, the same prior without its discrepancy"
 
 def law_alone(prior: Prior) -> Prior:
     """Return the prior without what it knows of the law's errors; the population and the noise stay."""
-    return replace(prior, family=replace(prior.family, misfit=None, discrepancy=None))
+    return replace(prior, family=replace(prior.family, discrepancy=None))
 
 
 def simulated_rivals(kinds: int, outliers: float) -> dict[str, Callable[[Past, ndarray], Predict]]:

@@ -26,6 +26,7 @@ class State(NamedTuple):
     converged: bool
     held_means: bool = False  # the means were not learned, but moved to where they predict best
     mixed: Mixed | None = None  # the mixed model that the family is of, where one was preferred
+    coverage: Tensor | None = None  # (groups,) of the past's 90 % bands, each group left out in turn
 
 
 class Loop(NamedTuple):

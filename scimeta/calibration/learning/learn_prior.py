@@ -181,6 +181,7 @@ def _prior(
         end.converged,
         "predictive" if end.held_means else "likelihood",
         {} if groups is None else dict(zip(names, groups, strict=True)),
+        {} if groups is None or end.coverage is None else dict(zip(sorted(set(groups)), end.coverage.tolist(), strict=True)),
     )
     return Prior(family, covariates, learned)
 

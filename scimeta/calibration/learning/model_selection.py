@@ -18,6 +18,7 @@ from scimeta.calibration.family.outliers import first_outliers
 from scimeta.calibration.learning.components import GAIN, chosen_components
 from scimeta.calibration.learning.em import Loop, State
 from scimeta.calibration.learning.past import Past
+from scimeta.calibration.learning.held_out import coverage
 from scimeta.calibration.learning.mixed_model import Mixed, MixedPast
 from scimeta.calibration.learning.predictive import move_means, scores
 from scimeta.calibration.learning.residuals import even_residuals, wrong_points
@@ -38,15 +39,24 @@ def refined(
 ) -> State:
     """Return the state with all that the past shows; arguments as for ``learn_prior``.
 
-    The error model comes first. Outliers and what the law misses exclude each other: the ones are independent of each
-    other, the other joins neighbours. It is sought where there are no outliers, and where these gather in one part of x;
-    there it is preferred.
+    The error model comes first, then what the law misses and the groups, by a mixed model; outliers are sought where
+    nothing of the kind was found, for they exclude it: outliers are independent of each other, what a law misses joins
+    neighbours. Where outliers gather in one part of x, components are tried first.
     """
     mixed = _mixed(loop, state, kinds)
+    end = _settled(loop, state, mixed, components, objective)
+    return end if loop.past.group is None else end._replace(coverage=coverage(mixed))
+
+
+def _settled(
+    loop: Loop, state: State, mixed: Mixed, components: int | Literal["auto"], objective: str
+) -> State:
+    """Return the state with the error model, and what else is found."""
     if mixed.form.noise != "constant":
         noisy = replace(state.family, noise=mixed.noise, error_model=mixed.error_model)
         state = loop.run(noisy, state.found.mode)
-    robust = _glimpsed_outliers(loop, state)
+    found = mixed.form.parts > 0 or mixed.form.groups
+    robust = None if found else _glimpsed_outliers(loop, state)
     gathered = robust is not None and _gathered(loop.past, robust)
     if robust is not None and not gathered:
         robust = _settled_outliers(loop, state, robust)
@@ -55,12 +65,11 @@ def refined(
     several = _with_components(loop, state, components)
     if len(several.family.weights) > 1:
         return several
-    if mixed.form.smooth or mixed.form.start or mixed.form.groups:
+    if found:
         return _of_mixed(loop, state, mixed)
+    robust = robust and _settled_outliers(loop, state, robust)
     if robust is not None:
-        settled = _settled_outliers(loop, state, robust)
-        if settled is not None:
-            return settled
+        return robust
     return _for_prediction(loop, state) if objective == "predictive" and state.family.plain else state
 
 
