@@ -237,7 +237,8 @@ class Curves(Sequence[Curve]):
                     f"condition {min(odd)!r} is given for one of the specimens {self.curves[0].name!r} and "
                     f"{curve.name!r} but not for the other; give it for all or for none"
                 )
-            require_alike(self.curves[0].name, self.curves[0].conditions, curve.name, curve.conditions)
+            if curve.conditions:
+                require_alike(self.curves[0].name, self.curves[0].conditions, curve.name, curve.conditions)
         for side in ("x", "y"):
             self._settle_unit(side)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+_MANY = 5  # specimens for each regressor and parameter: from fewer, what is known of a spread is told
+
 __all__ = ["Component", "Prior", "read_prior_file"]
 
 
@@ -205,7 +207,9 @@ class Prior:
         if not self.past:
             return []
         total, (_, regressors, fast) = len(self.past), self.family.coefficients.shape
-        return prior_report.short_past(float(self.family.weights.min()) * total, regressors, fast, total)
+        count = float(self.family.weights.min()) * total
+        many = count >= _MANY * (regressors + fast)
+        return [] if many else [prior_report.short_past(count, regressors, fast, total)]
 
     @property
     def origin(self) -> str:

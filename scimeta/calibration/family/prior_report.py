@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_FEW = 5  # specimens for each regressor and parameter: from fewer, what is known of a spread is told
-
-
 def frame(family: Family, level: float) -> pd.DataFrame:
     """Return one row a parameter: median, lower, upper (holding ``level`` of the specimens at the centre), unit."""
     import pandas as pd
@@ -147,24 +144,22 @@ def _levels(effects: pd.DataFrame) -> list[str]:
     return [f"{line} (in brackets 90 % intervals)" if " to " in line else line for line in lines]
 
 
-def short_past(count: float, regressors: int, fast: int, total: int) -> list[str]:
-    """Return a sentence on a spread that was learned from few specimens, as fits widen it; nothing of many.
+def short_past(count: float, regressors: int, fast: int, total: int) -> str:
+    """Return a sentence on a spread that was learned from few specimens, as fits widen it.
 
     Args:
         count: specimens from which the spread was learned, of the component that has the fewest.
         regressors, fast: of the population, as for :func:`degrees_of_freedom`.
         total: specimens of all components.
     """
-    if count >= _FEW * (regressors + fast):
-        return []
     dof, factor = (of(count, regressors, fast) for of in (degrees_of_freedom, tails))
     left = count - regressors - fast + 1.0
     few = f"{total} specimens" if count > total - 0.5 else f"{total} specimens, about {count:.0f} of one component"
     least = f", the least that is taken where they leave {max(left, 0.0):.2g}: intervals may still be too narrow"
-    return [
+    return (
         f"learned from {few}: little is known of their spread, so that fits expect a Gaussian of {factor:.3g} times "
         f"its variance, that of Student's t with {dof:.3g} degrees of freedom" + (least if left < dof else "")
-    ]
+    )
 
 
 def _components(family: Family, place: str) -> list[str]:

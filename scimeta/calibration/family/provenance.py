@@ -296,4 +296,5 @@ def _require_comparable(curves: Sequence[Curve]) -> None:
         double = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"two specimens are named {double!r}; give each its own name")
     for curve in curves:
-        require_alike(names[0], curves[0].conditions, curve.name, curve.conditions)
+        if curve.conditions:
+            require_alike(names[0], curves[0].conditions, curve.name, curve.conditions)

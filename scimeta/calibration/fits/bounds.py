@@ -1,8 +1,9 @@
 """Parameters that the data push to the end of their support, and intervals by the profile of the likelihood.
 
 A positive parameter is solved for by its logarithm, which runs to minus infinity where zero fits best. There the curve
-has a limit, and the cost its least value: the parameter is held at its bound, and the others are judged as those of the
-law without it. How far it may be from there says its profile, the least cost at each of its values.
+has a limit, and the cost its least value: the parameter is held at its bound, and the others have the values of the law
+without it. How far it may be from there says its profile, the least cost at each of its values; how far the others may
+be say theirs, in which it is free to leave its bound.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ from scimeta.calibration.fits.descent import HUGE, Problem, Trial, descend, poli
 
 _NEAR = 0.4  # of the way to the end of the support that an interval by Student's t may reach
 _FAR = np.log(1e6)  # beyond the end of its interval: at its bound
+_AWAY = 60.0  # e-folds from the start that a value may be where farther ones are no better
 _LIMIT = 32.0  # e-folds over which a limit is taken as reached
 _MOVED = 0.01  # of the others on the last half of that way: they have no limit
+_ALONG = 0.1  # of an interval: what moves less along another's profile is not followed
+_IDLE = 1e-9  # of the residual: a column below does not move the curve
+_CLOSE = 1e-6  # relative distance at which the end of an interval is taken as found
+_REFITTED = 1e-5  # relative offset at which the cost is known to ten digits
 _RESTARTS = 4  # from better solutions that profiles come across
 _REACH = {"real": (-np.inf, np.inf), "positive": (-600.0, 600.0), "softplus": (-600.0, 1e8), "unit": (-600.0, 36.0)}
 
@@ -29,11 +35,18 @@ class Profile(NamedTuple):
     Attributes:
         lower, upper: unconstrained; infinite where the support ends first.
         bound: -1 or 1 for a solution at the lower or upper end of the support; else 0.
+        partner: True of a parameter that is followed for another's being at its bound.
+        far: (unknowns,) the best solution at the other end of the interval, of a parameter held at its bound.
     """
 
     lower: float
     upper: float
     bound: int
+    partner: bool = False
+    far: np.ndarray | None = None
+
+
+_NONE = Profile(np.nan, np.nan, 0)
 
 
 class Settled(NamedTuple):
@@ -74,24 +87,71 @@ def settled(
     (1988); at a bound: Self and Liang, J. Am. Stat. Assoc. 82, 605 (1987): the interval holds at least its level.
     """
     dof = np.inf if absolute else len(problem.y) - len(problem.names)
-    t = special.stdtrit(min(dof, 1e10), 0.5 * (1.0 + level))
+    t = float(special.stdtrit(min(dof, 1e10), 0.5 * (1.0 + level)))
     low, high = np.transpose([_REACH[support] for support in problem.supports])
-    inside = problem.judge(best.u.clip(low, high))
+    away = np.array([_AWAY if support == "positive" else np.inf for support in problem.supports])
+    inside = problem.judge(best.u.clip(np.maximum(low, start - away), np.minimum(high, start + away)))
     best = inside if inside.cost <= best.cost + problem.tolerance(best.cost) else best
-    paths: dict[int, _Path] = {}
     for _ in range(_RESTARTS):
-        wide = _wide(problem, best, t, dof)
-        threshold = best.cost + t**2 * (1.0 if absolute else best.cost / dof)
-        paths, better = {}, None
-        for i in wide:
-            paths[i] = _Path(problem, i, best, start, [j for j in wide if j != i], linear, threshold)
-            better = paths[i].better
-            if better is not None:
-                break
+        search = _Search(problem, best, start, linear, t, dof)
+        found, better = search.settled()
         if better is None:
-            break
+            return found
         best = polished(problem, descend(problem, better, list(linear)))
-    return _held(problem, best, paths, t, dof)
+    return found
+
+
+class _Search(NamedTuple):
+    """Profiles around one solution.
+
+    Attributes:
+        problem, best, start, linear: as :func:`settled` has them.
+        t: quantile of Student's t at the ends of the intervals.
+        dof: degrees of freedom behind it; inf where the noise is known.
+    """
+
+    problem: Problem
+    best: Trial
+    start: np.ndarray
+    linear: Sequence[int]
+    t: float
+    dof: float
+
+    def settled(self) -> tuple[Settled, np.ndarray | None]:
+        """Return what the profiles say, or (unknowns,) a better solution that one of them came across."""
+        reach = _reach(self.problem, self.best, self.t, self.dof)
+        wide = _wide(reach)
+        paths: dict[int, _Path] = {}
+        for i in wide:
+            paths[i] = self.path(i, self.best.u, [j for j in wide if j != i], np.log1p(reach[i]))
+            if paths[i].better is not None:
+                return Settled(self.best.u, list(range(len(reach))), self.best, {}), paths[i].better
+        found = _held(self.problem, self.best, paths, self.t, self.dof)
+        partners = {}
+        for i, path in self.partners(found, paths).items():
+            if path.better is not None:
+                return found, path.better
+            partners[i] = Profile(path.lower, path.upper, 0, partner=True)
+        return found._replace(profiles={**found.profiles, **partners}), None
+
+    def partners(self, found: Settled, paths: Mapping[int, _Path]) -> dict[int, _Path]:
+        """Return the profiles of the other unknowns, if they move along with those at their bounds, which are free."""
+        ends = [profile.far for profile in found.profiles.values() if profile.far is not None]
+        held = [i for i in range(len(found.u)) if i not in found.free]
+        spread = self.t * _spread(found.trial, self.dof + len(held))
+        result = {}
+        for j, one in zip(found.free, spread, strict=True):
+            moved = max((abs(end[j] - found.u[j]) for end in ends), default=0.0)
+            if j not in paths and moved > _ALONG * one:
+                result[j] = self.path(j, found.u, held, float(one), found.trial.cost)
+        return result
+
+    def path(self, i: int, u: np.ndarray, others: list[int], step: float, cost: float | None = None) -> _Path:
+        """Return the profile of one unknown from a solution u: (unknowns,), its cost that of the best if None."""
+        cost = self.best.cost if cost is None else min(cost, self.best.cost)
+        end = self.best.cost + self.t**2 * (1.0 if np.isinf(self.dof) else self.best.cost / self.dof)
+        step = float(np.clip(step, 0.05, 200.0))
+        return _Path(self.problem, i, u, self.start, others, self.linear, (cost, end), step)
 
 
 class _Path:
@@ -100,80 +160,120 @@ class _Path:
     Args:
         problem: the problem.
         index: of the unknown.
-        best: the solution.
+        best: (unknowns,) the solution.
         start: (unknowns,) second opinion on where the unknowns of ``others`` are sought.
         others: unknowns that may have run away.
         linear: unknowns in which the curve is affine.
-        threshold: cost at the ends of the interval.
+        costs: of the solution, and at the ends of the interval.
+        step: first distance that is tried; that of the linearized end is the best.
     """
 
     def __init__(
         self,
         problem: Problem,
         index: int,
-        best: Trial,
+        best: np.ndarray,
         start: np.ndarray,
         others: list[int],
         linear: Sequence[int],
-        threshold: float,
+        costs: tuple[float, float],
+        step: float,
     ) -> None:
         self.problem, self.index, self.start, self.others = problem, index, start, others
-        self.free = [i for i in range(len(start)) if i != index]
-        self.linear = [self.free.index(i) for i in linear if i != index]
+        self.linear = linear
         self.reach = _REACH[problem.supports[index]]
-        self.begin, self.threshold = float(best.u[index].clip(*self.reach)), threshold
-        self.least = best.cost - problem.tolerance(best.cost)
+        self.begin, self.costs = float(best[index].clip(*self.reach)), costs
+        self.least = costs[0] - problem.tolerance(costs[0])
         self.better: np.ndarray | None = None  # a solution that costs less
-        self.known: dict[float, tuple[float, np.ndarray]] = {self.begin: (best.cost, best.u)}
-        self.lower, self.upper = self._end(-1), self._end(1)
+        self.known: dict[float, tuple[float, np.ndarray]] = {self.begin: (costs[0], best)}
+        self.lower, self.upper = self._end(-1, step), self._end(1, step)
 
     def cost(self, value: float) -> float:
         """Return the least cost with the unknown at a value."""
         if value not in self.known:
-            reduced = self.problem.held({self.index: value})
-            found = []
-            for begin in self._starts(value):
-                v = descend(reduced, begin[self.free], self.linear)
-                residual = reduced.at(v[None])[0][0]
-                found.append((float(residual @ residual), np.insert(v, self.index, value)))
-            self.known[value] = min(found, key=lambda one: one[0])
-            if self.known[value][0] < self.least:
-                self.least, self.better = self.known[value]
+            near, idle, second = self._begin(value)
+            found = self._refit(value, near, idle)
+            if second and not (idle and self._stays(found[1], idle)):
+                again = near.copy()
+                again[self.others] = self.start[self.others]
+                found = min(found, self._refit(value, again, []), key=lambda one: one[0])
+            self.known[value] = found
+            if found[0] < self.least:
+                self.least, self.better = found
         return self.known[value][0]
 
-    def _starts(self, value: float) -> list[np.ndarray]:
-        """Return where the other unknowns are sought: near those of known values, or on the line through two."""
+    def _begin(self, value: float) -> tuple[np.ndarray, list[int], bool]:
+        """Return (unknowns,) near those of known values or on the line through two, and which others are idle there.
+
+        An unknown is idle if it has run so far that it does not move the curve. Third: whether one of the others has
+        gone far enough on that way for a second opinion.
+        """
         near = sorted(self.known, key=lambda known: abs(known - value))[:2]
-        guesses = [self.known[near[0]][1]]
+        side = [known for known in self.known if (value - known) * (known - self.begin) >= 0.0]
+        guesses = [self.known[near[0]][1], self.known[min(side, key=lambda known: abs(known - value))][1]]
         if len(near) > 1:
             one, two = (self.known[known][1] for known in near)
             guesses.append(one + (value - near[0]) / (near[1] - near[0]) * (two - one))
         tried = np.array(guesses)
         tried[:, self.index] = value
-        residual = self.problem.at(tried)[0]
-        starts = [tried[int((residual * residual).sum(-1).argmin())]]
-        if self.others:
-            again = starts[0].copy()
-            again[self.others] = self.start[self.others]
-            starts.append(again)
-        return starts
+        residual, jacobian = self.problem.at(tried)
+        which = int((residual * residual).sum(-1).argmin())
+        size = np.linalg.norm(jacobian[which], axis=0)[self.others]
+        idle = [i for i, one in zip(self.others, size, strict=True) if one < _IDLE * np.sqrt(self.costs[0])]
+        return tried[which], idle, bool((size < _ALONG * np.sqrt(self.costs[1] - self.costs[0])).any())
 
-    def _end(self, sign: int) -> float:
+    def near(self, value: float) -> np.ndarray:
+        """Return (unknowns,) where the cost is least at the known value that is nearest."""
+        return self.known[min(self.known, key=lambda known: abs(known - value))][1]
+
+    def _refit(self, value: float, begin: np.ndarray, held: list[int]) -> tuple[float, np.ndarray]:
+        """Return the least cost and (unknowns,) where it is, the unknown at a value and others held where they are."""
+        free = [i for i in range(len(begin)) if i != self.index and i not in held]
+        reduced = self.problem.held({self.index: value} | {i: float(begin[i]) for i in held})
+        cost, v = _refitted(reduced, begin[free], [free.index(i) for i in self.linear if i in free])
+        u = begin.copy()
+        u[self.index], u[free] = value, v
+        return cost, u
+
+    def _stays(self, u: np.ndarray, idle: list[int]) -> bool:
+        """Return True if the cost does not fall on the way back of those that have run away."""
+        residual, jacobian = (values[0] for values in self.problem.at(u[None]))
+        return bool((jacobian[:, idle].T @ residual * np.sign(self.start[idle] - u[idle]) > 0.0).all())
+
+    def _end(self, sign: int, step: float) -> float:
         """Return the value beyond which the least cost exceeds the threshold; infinite if it does not."""
-        inside, step, reach = self.begin, 1.0, self.reach[(sign + 1) // 2]
+        inside, reach = self.begin, self.reach[(sign + 1) // 2]
         while self.better is None and (far := sign * (reach - inside)) > 0.5:
             value = inside + min(step, far) * sign
             cost = self.cost(value)
             if cost >= HUGE:  # more than the law can be computed for
                 reach, step = value, 0.5 * min(step, far)
-            elif cost > self.threshold:
-                return float(np.asarray(optimize.brentq(self._excess, inside, value, xtol=1e-5)))
+            elif cost > self.costs[1]:
+                return self._crossing(inside, value)
             else:
                 inside, step = value, 2.0 * step
         return sign * np.inf
 
+    def _crossing(self, inside: float, outside: float) -> float:
+        """Return where the least cost is that of the ends: its root is near a line, of a positive one's own value."""
+        grows = self.problem.supports[self.index] == "positive" and abs(outside - inside) < 300.0
+        ends = {0.0: self._excess(inside), (np.expm1(outside - inside) if grows else outside - inside): None}
+        ends = {away: self._excess(outside) if one is None else one for away, one in ends.items()}
+
+        def excess(away: float) -> float:
+            return ends[away] if away in ends else self._excess(at(away))
+
+        def at(away: float) -> float:
+            return inside + (float(np.log1p(away)) if grows else away)
+
+        width = 1e-6 * (1.0 if not grows else min(1.0, np.exp(outside - inside)))
+        return at(float(np.asarray(optimize.brentq(excess, *ends, xtol=width))))
+
     def _excess(self, value: float) -> float:
-        return np.sqrt(self.cost(value)) - np.sqrt(self.threshold)
+        """Return the root of the cost above the solution's less that of the ends, as a share of it; 0 if it is near."""
+        best, end = self.costs
+        excess = float(np.sqrt(max(self.cost(value) - best, 0.0) / (end - best))) - 1.0
+        return excess if abs(excess) > _CLOSE else 0.0
 
     def bound(self) -> tuple[float, np.ndarray, np.ndarray] | None:
         """Return the limit at the end of the support where the cost is least, if the profile is open there.
@@ -198,17 +298,37 @@ class _Path:
         return cost, limit, onward[max(last - 1, 0)][1][1]
 
 
-def _wide(problem: Problem, trial: Trial, t: float, dof: float) -> list[int]:
-    """Return unknowns whose interval by Student's t goes far towards the end of the support; the widest first."""
-    if not len(trial.u):
-        return []
+def _refitted(problem: Problem, start: np.ndarray, linear: list[int]) -> tuple[float, np.ndarray]:
+    """Return the least cost and where it is, sought nearby: a few Gauss-Newton steps, or a descent if these fail."""
+    trial = problem.judge(start)
+    for _ in range(8):
+        if trial.offset < _REFITTED:
+            return trial.cost, trial.u
+        new = problem.judge(trial.u + trial.step)
+        if not (new.offset < 0.5 * trial.offset and new.cost <= trial.cost + problem.tolerance(trial.cost)):
+            break
+        trial = new
+    v = descend(problem, trial.u, linear)
+    residual = problem.at(v[None])[0][0]
+    return float(residual @ residual), v
+
+
+def _spread(trial: Trial, dof: float) -> np.ndarray:
+    """Return (unknowns,) standard errors."""
     _, size, axes = np.linalg.svd(trial.upper)
-    spread = (axes / size.clip(min=1e-14 * max(size[0], 1e-300))[:, None]) / trial.scale
-    variance = 1.0 if np.isinf(dof) else trial.cost / dof
-    reach = t * np.sqrt(variance * (spread**2).sum(0))
-    beyond = reach * [_slope(*one) for one in zip(problem.supports, trial.u, strict=True)]
-    order = np.argsort(beyond, kind="stable")[::-1]
-    return [int(i) for i in order if beyond[i] > _NEAR]
+    spread = (axes / size.clip(min=1e-14 * max(size.max(initial=0.0), 1e-300))[:, None]) / trial.scale
+    return np.sqrt((1.0 if np.isinf(dof) else trial.cost / dof) * (spread**2).sum(0))
+
+
+def _reach(problem: Problem, trial: Trial, t: float, dof: float) -> np.ndarray:
+    """Return (unknowns,) how far intervals by Student's t go towards the end of the support; 1 is there."""
+    slopes = [_slope(*one) for one in zip(problem.supports, trial.u, strict=True)]
+    return t * _spread(trial, dof) * np.array(slopes, dtype=float)
+
+
+def _wide(reach: np.ndarray) -> list[int]:
+    """Return unknowns whose interval by Student's t goes far towards the end of the support; the widest first."""
+    return [int(i) for i in np.argsort(reach, kind="stable")[::-1] if reach[i] > _NEAR]
 
 
 def _slope(support: str, u: float) -> float:
@@ -227,7 +347,7 @@ def _held(problem: Problem, best: Trial, paths: Mapping[int, _Path], t: float, d
     tolerance = 10.0 * problem.tolerance(best.cost)
     while True:
         reduced = problem.held(held) if held else problem
-        wide = [free[i] for i in _wide(reduced, trial, t, dof)]
+        wide = [free[i] for i in _wide(_reach(reduced, trial, t, dof))]
         options = [i for i in wide if i in paths and i not in refused]
         if not options:
             break
@@ -274,5 +394,7 @@ def _profiles(
         bound = int(above) - int(below)
         if below and above:  # anything is possible: at a bound if it is held there
             bound = (-1 if u[i] < path.begin else 1) if i in held else 0
-        result[i] = Profile(path.lower, path.upper, bound)
-    return {**result, **{i: Profile(np.nan, np.nan, 0) for i in nowhere}}
+        end = path.upper if bound < 0 else path.lower
+        far = path.near(end) if bound and i in held and np.isfinite(end) else None
+        result[i] = Profile(path.lower, path.upper, bound, far=far)
+    return {**result, **{i: _NONE for i in nowhere}}

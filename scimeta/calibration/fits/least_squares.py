@@ -35,8 +35,9 @@ class LeastSquares:
     systematic, is checked against descents from scattered starts.
 
     A positive parameter or a fraction that the data push to the end of its support has converged there, «at its bound»:
-    its interval is where the likelihood's profile says, and those of the others are as if the law had it there. The
-    same profile gives the interval of a parameter that is not clearly away from its bound.
+    its interval is where the likelihood's profile says, and so are those of the others, in whose profiles it is free to
+    leave the bound; values, standard errors and the band are as if the law had it there. The same profile gives the
+    interval of a parameter that is not clearly away from its bound.
 
     Args:
         law: the law.
@@ -192,7 +193,9 @@ def _cloud(law: Law, level: float, fit: Fit, dof: float) -> np.ndarray:
     """Return (nodes, parameters) that carry the band: multivariate t around the solution, the solution if it has none.
 
     The covariance is factored by its eigenvectors in units of the standard errors, so that one that is nearly singular
-    is no obstacle. A parameter with an interval by its profile runs to the ends of that as Student's t would to its.
+    is no obstacle. A parameter with an interval by its profile runs to the ends of that as Student's t would to its,
+    and the others move with it, by as much as it does in natural units. One at its bound stays there in half of the
+    nodes, and the others run to the far end of its interval, as half of a Student's t.
     """
     if fit.covariance is None:
         return np.repeat(fit.u[None], _CLOUD, 0)
@@ -200,17 +203,52 @@ def _cloud(law: Law, level: float, fit: Fit, dof: float) -> np.ndarray:
     error = np.where(error > 0, error, 1.0)
     values, vectors = np.linalg.eigh(fit.covariance / np.outer(error, error))
     factor = error[:, None] * vectors * np.sqrt(values.clip(min=0.0))
-    cloud = fit.u + multivariate_t(_CLOUD, len(fit.u), dof) @ factor.T
+    nodes = multivariate_t(_CLOUD, len(fit.u), dof)
+    cloud = fit.u + nodes @ factor.T
     reach = special.stdtrit(min(dof, 1e10), 0.5 * (1.0 + level))
+    done = [i for i, profile in fit.profiles.items() if profile.far is not None]
+    for node, i in zip(nodes.T, done, strict=False):  # the first eigenvalues are those of what is held: 0
+        share, rest = (node / reach).clip(min=0.0), [j for j in range(len(fit.u)) if j not in done]
+        cloud[:, rest] += np.outer(share, (fit.profiles[i].far - fit.u)[rest])
+        cloud[:, i] = _away(law, law.names[i], fit.u[i], fit.profiles[i], share)
     for i, profile in fit.profiles.items():
-        if profile.bound == 0 and fit.covariance[i, i] > 0.0 and profile.upper < np.inf:
-            away = (cloud[:, i] - fit.u[i]) / (reach * error[i])
-            cloud[:, i] = _stretched(law, law.names[i], fit.u[i], profile, away)
+        if profile.bound == 0 and not profile.partner and fit.covariance[i, i] > 0.0 and profile.upper < np.inf:
+            before = cloud[:, i] - fit.u[i]
+            new, moved = _stretched(law, law.names[i], fit.u[i], profile, before / (reach * error[i]))
+            rest = [j for j in range(len(fit.u)) if j not in done]
+            cloud[:, rest] += np.outer(moved - before, fit.covariance[i, rest] / fit.covariance[i, i])
+            cloud[:, i] = new
+            done.append(i)
     return cloud
 
 
-def _stretched(law: Law, name: str, best: float, profile: Profile, away: np.ndarray) -> np.ndarray:
+def _away(law: Law, name: str, best: float, profile: Profile, share: np.ndarray) -> np.ndarray:
+    """Return (nodes,) unconstrained values of a parameter at its bound, some way to the far end of its interval.
+
+    Args:
+        law, name: which parameter.
+        best: unconstrained, at the bound.
+        profile: its interval.
+        share: (nodes,) of the way in natural units, or in those of the inverse from infinity; 0 is at the bound.
+    """
+    end = profile.upper if profile.bound < 0 else profile.lower
+    far = float(law.constrain({name: torch.tensor(end, dtype=torch.float64)})[name])
+    some = np.where(share > 0.0, share, 1.0).clip(1e-12)
+    if profile.bound < 0:
+        value = far * some
+    elif law.parameters[name].support == "unit":
+        value = 1.0 - (1.0 - far) * some
+    else:
+        value = far / some
+    most = 1.0 - 1e-12 if law.parameters[name].support == "unit" else np.inf
+    u = law.unconstrain({name: torch.from_numpy(value.clip(1e-300, most))})[name].numpy()
+    return np.where(share > 0.0, u, best)
+
+
+def _stretched(law: Law, name: str, best: float, profile: Profile, away: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (nodes,) unconstrained values that in natural units run evenly from the best value to the ends.
+
+    Second: (nodes,) how far they are from the best value along the tangent there.
 
     Args:
         law, name: which parameter.
@@ -218,9 +256,11 @@ def _stretched(law: Law, name: str, best: float, profile: Profile, away: np.ndar
         profile: its interval.
         away: (nodes,) distance from the best value; 1 and -1 are the ends.
     """
-    ends = torch.tensor([profile.lower, best, profile.upper], dtype=torch.float64)
-    low, middle, high = law.constrain({name: ends})[name].tolist()
+    ends = torch.tensor([profile.lower, best, profile.upper], dtype=torch.float64, requires_grad=True)
+    natural = law.constrain({name: ends})[name]
+    low, middle, high = natural.tolist()
+    slope = float(torch.autograd.grad(natural[1], ends)[0][1])
     value = middle + np.where(away > 0.0, high - middle, middle - low) * away
     most = 1.0 - 1e-12 if law.parameters[name].support == "unit" else np.inf
     inside = torch.from_numpy(value.clip(1e-12 * middle, most))
-    return law.unconstrain({name: inside})[name].numpy()
+    return law.unconstrain({name: inside})[name].numpy(), (inside.numpy() - middle) / slope

@@ -130,7 +130,8 @@ def bounds(estimates: Sequence[Estimate]) -> list[str]:
     if not held:
         return []
     names = " and ".join(f"{e.name} = {e.value:.4g} {e.unit}".rstrip() for e in held)
-    lines = [f"at its bound: {names}; interval by the profile of the likelihood, the others' with it held there"]
+    leave = f"{'it' if len(held) == 1 else 'they'} may leave {'it' if len(held) == 1 else 'them'}"
+    lines = [f"at its bound: {names}; intervals by profiles of the likelihood, in which {leave}"]
     nowhere = [e.name for e in estimates if np.isnan(e.lower)]
     return lines + ([f"not determined then: {', '.join(nowhere)}"] if nowhere else [])
 

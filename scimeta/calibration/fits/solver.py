@@ -13,6 +13,7 @@ from scimeta.calibration.fits.descent import ROUNDING, Problem, Trial, alone, de
 from scimeta.calibration.laws.law import Law
 
 _SAMPLES, _DESCENTS = 256, 8  # starts that are looked at, and those of them that are followed
+_IDLE, _STOPPED = 1e-7, 1e-5  # of the residual, what a column is that moves nothing; relative offset of the others
 _DECADES = 3.0  # how far around the given start they are scattered
 
 
@@ -68,11 +69,13 @@ def solve(
         enough = 2 if not known or (many and not linear) else int(many)
         for trial in _trials(problem, start, linear, known):
             if best is not None and abs(trial.cost - best.cost) <= problem.tolerance(best.cost):
-                agree += trial.minimum
+                agree += trial.minimum or _ran_away(problem, trial)
                 best = trial if trial.minimum and not best.minimum else best
             elif best is None or trial.cost < best.cost:
                 best, agree = trial, 0
-            if best.minimum and agree >= enough and (agree >= 2 or _plausible(problem, best)):
+            if agree >= 2 and (best.minimum or _ran_away(problem, best)):
+                break
+            if best.minimum and agree >= enough and _plausible(problem, best):
                 break
         best = _like_start(problem, best, start, linear)
         return _judged(problem, best, start, linear, level, absolute=weights is not None)
@@ -113,7 +116,8 @@ def solve_jointly(
 def _of_specimen(whole: Fit, at: np.ndarray) -> Fit:
     """Return one specimen's part of a solution of all; at: (parameters,) among the unknowns."""
     covariance = None if whole.covariance is None else whole.covariance[np.ix_(at, at)]
-    profiles = {i: whole.profiles[j] for i, j in enumerate(at.tolist()) if j in whole.profiles}
+    own = {i: whole.profiles[j] for i, j in enumerate(at.tolist()) if j in whole.profiles}
+    profiles = {i: one._replace(far=None if one.far is None else one.far[at]) for i, one in own.items()}
     return whole._replace(u=whole.u[at], covariance=covariance, profiles=profiles)
 
 
@@ -127,6 +131,16 @@ def _trials(problem: Problem, start: np.ndarray, linear: list[int], known: bool)
     scattered, residual = problem.projected(_scattered(problem, start), linear)
     for i in np.argsort((residual * residual).sum(-1))[:_DESCENTS]:
         yield polished(problem, descend(problem, scattered[i], linear))
+
+
+def _ran_away(problem: Problem, trial: Trial) -> bool:
+    """Return True at a minimum of all but unknowns that have run to the end of their support and move nothing there."""
+    idle = [i for i, support in enumerate(problem.supports)
+            if support != "real" and trial.scale[i] < _IDLE * np.sqrt(trial.cost)]  # fmt: skip
+    if not idle or len(idle) == len(trial.u):
+        return False
+    rest = [i for i in range(len(trial.u)) if i not in idle]
+    return problem.held({i: float(trial.u[i]) for i in idle}).judge(trial.u[rest]).offset < _STOPPED
 
 
 def _plausible(problem: Problem, trial: Trial) -> bool:

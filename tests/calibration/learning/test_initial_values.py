@@ -12,8 +12,8 @@ from scimeta.calibration.family.family import Family
 from scimeta.calibration.fits.least_squares import LeastSquares
 from scimeta.calibration.laws.checks import measured
 from scimeta.calibration.laws.law import Law, Parameter
+from scimeta.calibration.learning.initial_values import best_of_several
 from scimeta.calibration.learning.learn_prior import learn_prior
-from scimeta.calibration.learning.several_starts import best_of_several
 
 NAMES = ("A1", "k1", "A2", "k2")
 TWO = Law(
@@ -83,7 +83,7 @@ def test_least_squares_without_a_start_finds_the_same_minima(seed):
 
 def test_specimens_given_in_another_order_of_terms_come_out_alike():
     """What is fitted as slow + fast in one specimen and fast + slow in another is named alike."""
-    from scimeta.calibration.learning.several_starts import _named_alike
+    from scimeta.calibration.learning.initial_values import _named_alike
 
     curves, truth, _ = past(0)
     data = measured(TWO, curves)
