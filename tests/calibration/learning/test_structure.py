@@ -232,9 +232,9 @@ def test_without_misfit_ninety_per_cent_intervals_hold_ninety_per_cent(jmak: Law
     assert np.mean(shares) == pytest.approx(0.9, abs=0.03)
 
 
-def test_a_group_without_later_readings_has_no_coverage():
+def test_a_group_without_readings_has_no_coverage():
     past = past_of(np.outer([1.0, 1.1, 0.9, 1.2], TIMES) + 0.1 * np.random.default_rng(0).standard_normal((4, 15)))
-    past.data.mask[1, 1:] = False
+    past.data.mask[1] = False
     mixed = learn_mixed(
         LINE, past, Form(), torch.tensor([[0.0, 1.0]] * 4).double(), NONE, 0.1, torch.eye(2, dtype=torch.float64)
     )
