@@ -68,7 +68,7 @@ def test_a_family_without_misfit_keeps_the_law_alone(jmak: Law):
             assert mixed.noise == pytest.approx(0.02, rel=0.15)
             error = mixed.beta_covariance[0, :, 0].diagonal().sqrt().numpy()
             assert (np.abs(mixed.beta[0].numpy() - truth.mean(0)) < 3 * error).all()
-    assert sum(alone) >= 5
+    assert sum(alone) >= 5, alone
 
 
 def test_noise_that_grows_with_the_fraction_is_found(jmak: Law):
