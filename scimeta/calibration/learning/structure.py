@@ -194,10 +194,11 @@ def single_parts(form: Form, past: MixedPast) -> tuple[list[Form], list[Form]]:
 
 
 def with_groups(search: Search, plain: Candidate) -> Candidate:
-    """Return the candidate with a covariance between groups, where that is likelier and predicts groups left out better.
+    """Return the candidate with a covariance between groups, where it is likelier and predicts groups left out better.
 
-    What is left out alone would take groups where there are none every other time. (Both have the same fixed numbers, so
-    that their restricted likelihoods compare.) Two groups cannot be judged so, each saying nothing of how far the other is off: with two it is always there.
+    What is left out alone would take groups where there are none every other time. (Both candidates have the same fixed
+    numbers, so that their restricted likelihoods compare.) Two groups cannot be judged so, each saying nothing of how
+    far the other is off: with two the covariance is always there.
     """
     found = search.tried(plain.form._replace(groups=True), plain.mixed)
     if found is None:
