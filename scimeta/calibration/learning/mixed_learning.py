@@ -35,6 +35,7 @@ _SETTLED, _STILL = 0.02, 0.03  # nats, and standard deviations of the modes: a r
 _LEAST_ROUNDS = 3  # the frame of a smooth curve is chosen in the first two
 _EVEN = {"prediction": 0.9, "x": 0.5}  # share of even spacing in the knots; the rest follows the readings
 _IMITATED = 1e-6  # singular value, of columns of length 1, above which the parameters imitate a curve
+_REACH = 100.0  # standard deviations at the beginning by which a coefficient of the mean moves in a round at most
 _STRIDE = 1.0  # unconstrained units by which a shared parameter moves in a round at most
 
 
@@ -104,12 +105,13 @@ def learn_mixed(
     beta = regressed(past.design, theta) if warm is None else warm.beta
     shared = shared if warm is None else warm.shared
     state = State(first_numbers(problem, noise, covariance, warm), theta, beta, shared, None, np.inf)
+    reach = _REACH * covariance.diagonal().sqrt()
     known, last = {} if warm is None else warm.problem.basis, None
     for turn in range(rounds):
         if form.smooth and turn < _LEAST_ROUNDS - 1:
             problem = problem._replace(basis=bases(problem, state, covariance, known))
         before = state
-        last = one_round(problem, state, inner)
+        last = one_round(problem, state, inner, reach)
         state = last.state
         sd = problem.layout.covariance(state.eta, "own_covariance").diagonal().sqrt()
         moved = float(((state.theta - before.theta).abs() / sd).max())
@@ -120,8 +122,15 @@ def learn_mixed(
     return _learned(problem, last)
 
 
-def one_round(problem: Problem, state: State, inner: int) -> Round:
-    """Return the family linearised at the state, and the state that follows."""
+def one_round(problem: Problem, state: State, inner: int, reach: Tensor) -> Round:
+    """Return the family linearised at the state, and the state that follows.
+
+    Args:
+        problem: past and structure.
+        state: where the learning stands.
+        inner: steps of L-BFGS.
+        reach: (fast,) by how much a coefficient of the mean may move: one of which the past says nothing would go far.
+    """
     past, data = problem.past, problem.past.data
     (p, fast), shared_count = state.beta.shape, len(state.shared)
     place = placed(problem, state.theta, state.shared)
@@ -133,7 +142,7 @@ def one_round(problem: Problem, state: State, inner: int) -> Round:
     eta, nll = maximised(problem, state.eta, blocks, columns, inner)
     with torch.no_grad():
         out = reduced(problem, eta, blocks, columns)
-    beta = state.beta + out.fixed[: p * fast].reshape(fast, p).T
+    beta = state.beta + out.fixed[: p * fast].reshape(fast, p).T.clamp(-reach, reach)
     step = out.fixed[p * fast : p * fast + shared_count]
     shared, coefficients = state.shared + step.clamp(-_STRIDE, _STRIDE), out.fixed[p * fast + shared_count :]
     mean = past.design @ beta

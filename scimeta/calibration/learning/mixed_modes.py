@@ -13,6 +13,7 @@ from scimeta.calibration.learning.mixed_model import UNIT, Blocks, Form, Problem
 
 _DIFFERENCE = 1e-4  # of an unconstrained parameter, by which the common part's derivatives are taken
 _DAMPING = 1e-4  # of the Gauss-Newton step at first, relative to the diagonal
+_SHORTER = 10  # steps more for specimens whose steps were too long
 _STILL = 1e-4  # of -2 log posterior: less gained is nothing
 
 
@@ -133,22 +134,24 @@ def judged(problem: Problem, eta: Tensor, theta: Tensor, shared: Tensor, centre:
 def modes(problem: Problem, eta: Tensor, theta: Tensor, shared: Tensor, centre: Centre, steps: int) -> Tensor:
     """Return (specimens, fast) posterior modes after so many damped Gauss-Newton steps from theta.
 
-    A step counts where it does not lower the posterior and leads to a finite law; else the parameters stay.
+    A step counts where it does not lower the posterior and leads to a finite law; else the parameters stay, and shorter
+    steps are tried, beyond ``steps`` too: a specimen whose first steps are too long would else stay for ever.
     """
     damp = torch.full((len(theta),), _DAMPING, dtype=UNIT)
     now = judged(problem, eta, theta, shared, centre)
-    for _ in range(steps):
+    for turn in range(steps + _SHORTER):
         scaled = now.hessian + torch.diag_embed(damp[:, None] * now.hessian.diagonal(dim1=-2, dim2=-1))
         step = torch.linalg.solve_ex(scaled, now.descent[..., None])[0][..., 0]
         tried = theta + step.nan_to_num(0.0, 0.0, 0.0)
         new = judged(problem, eta, tried, shared, centre)
         good = torch.isfinite(new.value) & (new.value <= now.value)
+        barred = bool((~good & ~(new.value <= now.value + _STILL)).any())
         moved = bool((good & (now.value - new.value > _STILL)).any())
         theta = torch.where(good[:, None], tried, theta)
         pairs = zip(new, now, strict=True)
         now = Judged(*(torch.where(good.reshape(-1, *[1] * (a.dim() - 1)), a, b) for a, b in pairs))
         damp = torch.where(good, damp * 0.2, damp * 10.0).clamp(1e-9, 1e9)
-        if not moved and (good.all() or damp.max() > 1e3):
+        if (turn + 1 >= steps and not barred) or (not moved and (good.all() or damp.max() > 1e3)):
             break
     return theta
 

@@ -40,6 +40,7 @@ _LENGTH, _LENGTH_SPREAD = 0.3, 0.5  # of the kernel over the knots' order, and h
 _POWER, _POWER_SPREAD = 0.5, 0.5  # of the error model, and how far it is from there
 _GROUP_PULL = 0.125  # on the square of the groups' standard deviations over the specimens'
 _RIDGE = 1e-12  # on a diagonal of ones: regressors that say the same are shared between them
+_NOTHING = 1e-100  # of information on a fixed number: less is none, and rounding decides its sign
 _FIRST = {"length": _LENGTH, "common": 0.05, "own": 0.03, "clock": 0.1}  # where the search begins
 _RANGE = {"length": (0.1, 1.5), "common": (1e-4, _MOST), "own": (1e-4, _MOST), "clock": (1e-3, 2.0)}
 _MEMORY = 12  # steps that L-BFGS remembers
@@ -263,7 +264,7 @@ def solved(problem: Problem, eta: Tensor, total: Tensor) -> Solution:
     m = len(total) - 1
     ridge, logs = ridge_of(problem, eta, m)
     A = total[:m, :m] + ridge
-    d = A.detach().diagonal().clamp(min=1e-300).rsqrt()
+    d = A.detach().diagonal().clamp(min=_NOTHING).rsqrt()
     factor = torch.linalg.cholesky(d[:, None] * A * d + _RIDGE * torch.eye(m, dtype=UNIT))
     half = torch.linalg.solve_triangular(factor, (d * total[:m, m])[:, None], upper=False)
     logs = logs + total[m, m] - (half**2).sum() + 2.0 * factor.diagonal().log().sum() - 2.0 * d.log().sum()
