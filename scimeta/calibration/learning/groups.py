@@ -10,9 +10,7 @@ from torch import Tensor
 from scimeta.calibration.data.curves import Curve
 
 
-def group_names(
-    curves: Sequence[Curve], groups: str | Sequence[str] | Mapping[str, str] | None
-) -> list[str] | None:
+def group_names(curves: Sequence[Curve], groups: str | Sequence[str] | Mapping[str, str] | None) -> list[str] | None:
     """Return the group of each curve; None where none are given.
 
     Args:

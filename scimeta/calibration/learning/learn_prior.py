@@ -153,9 +153,7 @@ def _why_not_converged(loop: Loop, state: State) -> str:
     )
 
 
-def _prior(
-    past: Past, names: Sequence[str], covariates: Covariates, end: State, groups: Sequence[str] | None
-) -> Prior:
+def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State, groups: Sequence[str] | None) -> Prior:
     """Return what was learned in the form that is kept, the components in order of the first parameter."""
     order = end.family.coefficients[:, 0, 0].argsort()
     weights, coefficients, covariances = (
@@ -181,7 +179,9 @@ def _prior(
         end.converged,
         "predictive" if end.held_means else "likelihood",
         {} if groups is None else dict(zip(names, groups, strict=True)),
-        {} if groups is None or end.coverage is None else dict(zip(sorted(set(groups)), end.coverage.tolist(), strict=True)),
+        {}
+        if groups is None or end.coverage is None
+        else dict(zip(sorted(set(groups)), end.coverage.tolist(), strict=True)),
     )
     return Prior(family, covariates, learned)
 

@@ -17,9 +17,9 @@ from scimeta.calibration.family.mixture import widening
 from scimeta.calibration.family.outliers import first_outliers
 from scimeta.calibration.learning.components import GAIN, chosen_components
 from scimeta.calibration.learning.em import Loop, State
-from scimeta.calibration.learning.past import Past
 from scimeta.calibration.learning.held_out import coverage
 from scimeta.calibration.learning.mixed_model import Mixed, MixedPast
+from scimeta.calibration.learning.past import Past
 from scimeta.calibration.learning.predictive import move_means, scores
 from scimeta.calibration.learning.residuals import even_residuals, wrong_points
 from scimeta.calibration.learning.structure import choose
@@ -48,9 +48,7 @@ def refined(
     return end if loop.past.group is None else end._replace(coverage=coverage(mixed))
 
 
-def _settled(
-    loop: Loop, state: State, mixed: Mixed, components: int | Literal["auto"], objective: str
-) -> State:
+def _settled(loop: Loop, state: State, mixed: Mixed, components: int | Literal["auto"], objective: str) -> State:
     """Return the state with the error model, and what else is found."""
     if mixed.form.noise != "constant":
         noisy = replace(state.family, noise=mixed.noise, error_model=mixed.error_model)

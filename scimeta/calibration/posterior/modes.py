@@ -65,9 +65,7 @@ def with_outliers(points: Points, outliers: Outliers | None, wrong: Tensor) -> P
     if outliers is None:
         return points
     clamped = points.inverse_sd.clamp(max=1.0 / outliers.sd)
-    return points._replace(
-        inverse_sd=torch.where(wrong, clamped, points.inverse_sd), own=points.own & ~wrong
-    )
+    return points._replace(inverse_sd=torch.where(wrong, clamped, points.inverse_sd), own=points.own & ~wrong)
 
 
 def first(specimen: Tensor) -> Tensor:

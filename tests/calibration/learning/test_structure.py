@@ -13,7 +13,8 @@ from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.learning import structure
 from scimeta.calibration.learning.mixed_learning import learn_mixed
 from scimeta.calibration.learning.mixed_model import Form, Mixed, MixedPast
-from scimeta.calibration.learning.structure import choose, coverage, held_out, thinned
+from scimeta.calibration.learning.held_out import coverage, held_out
+from scimeta.calibration.learning.structure import choose, thinned
 from simulators.kinetics import ONE_KIND, fraction
 
 TIMES = np.linspace(0.1, 3.0, 15)
@@ -217,8 +218,8 @@ def test_held_out_densities_and_coverage_of_lines_are_the_dense_ones(grouped: bo
             density[group == fold, c] = stats.norm.logpdf(later, means, np.sqrt(variances)).mean(1)
             inside += list((np.abs(later - means) < 1.6448536 * np.sqrt(variances)).ravel())
         shares[fold] = np.mean(inside)
-    assert held_out(mixed, past).numpy() == pytest.approx(density, rel=1e-5, abs=1e-6)
-    assert coverage(mixed, past).numpy() == pytest.approx(shares, abs=1e-9)
+    assert held_out(mixed).numpy() == pytest.approx(density, rel=1e-5, abs=1e-6)
+    assert coverage(mixed).numpy() == pytest.approx(shares, abs=1e-9)
 
 
 def test_without_misfit_ninety_per_cent_intervals_hold_ninety_per_cent(jmak: Law):
@@ -238,9 +239,9 @@ def test_a_group_without_readings_has_no_coverage():
     mixed = learn_mixed(
         LINE, past, Form(), torch.tensor([[0.0, 1.0]] * 4).double(), NONE, 0.1, torch.eye(2, dtype=torch.float64)
     )
-    found = coverage(mixed, past)
+    found = coverage(mixed)
     assert torch.isnan(found[1]) and torch.isfinite(found[[0, 2, 3]]).all()
-    assert torch.isfinite(held_out(mixed, past)).all()
+    assert torch.isfinite(held_out(mixed)).all()
 
 
 def test_another_past_than_the_model_was_learned_from_is_refused(jmak: Law):
