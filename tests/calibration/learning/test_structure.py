@@ -227,7 +227,7 @@ def test_without_misfit_ninety_per_cent_intervals_hold_ninety_per_cent(jmak: Law
     for seed in range(3):
         rng = np.random.default_rng(seed)
         past = past_of(curves(drawn(60, rng)) + 0.02 * rng.standard_normal((60, 15)), np.arange(60) % 6)
-        found = coverage(chosen(jmak, past, form=Form()), past)
+        found = coverage(chosen(jmak, past, form=Form()))
         assert found.shape == (6,)
         shares.append(float(found.mean()))
     assert np.mean(shares) == pytest.approx(0.9, abs=0.03)
@@ -242,14 +242,6 @@ def test_a_group_without_readings_has_no_coverage():
     found = coverage(mixed)
     assert torch.isnan(found[1]) and torch.isfinite(found[[0, 2, 3]]).all()
     assert torch.isfinite(held_out(mixed)).all()
-
-
-def test_another_past_than_the_model_was_learned_from_is_refused(jmak: Law):
-    rng = np.random.default_rng(0)
-    past = past_of(curves(drawn(12, rng)) + 0.02 * rng.standard_normal((12, 15)))
-    mixed = chosen(jmak, past, form=Form())
-    with pytest.raises(ValueError, match=r"learned from \(12, 15\) specimens and readings; got a past of \(5, 15\)"):
-        coverage(mixed, past.some(torch.arange(5)))
 
 
 def test_long_specimens_are_thinned_evenly_and_short_ones_left_as_they_are():
