@@ -62,7 +62,7 @@ figure.savefig(folder / "1_twelve_subjects.png", dpi=150)
 # ## What eleven say about the twelfth
 #
 # One prior for each patient, from the others. `learn_prior` looks for what the law gets wrong in all of them, apart
-# from the noise of a measurement, and keeps it if subjects left out are foretold better with it.
+# from the noise of a measurement, and keeps it if subjects left out are predicted better with it.
 
 # %%
 patients = subjects[:PATIENTS]
