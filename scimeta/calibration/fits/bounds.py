@@ -24,8 +24,7 @@ _MOVED = 0.01  # of the others on the last half of that way: they have no limit
 _ALONG = 0.1  # of the way to the threshold: an e-fold that moves the curve by less calls for a second opinion
 _FOLLOWED = 0.01  # of an interval: what moves less along the profile of one at its bound is not followed
 _IDLE = 1e-9  # of the residual: a column below does not move the curve
-_CLOSE = 1e-6  # relative distance at which the end of an interval is taken as found
-_REFITTED = 1e-5  # relative offset at which the cost is known to ten digits
+_CLOSE, _REFITTED = 1e-6, 1e-5  # ends are found; relative offset at which the cost is known to ten digits
 _RESTARTS = 4  # from better solutions that profiles come across
 _REACH = {"real": (-np.inf, np.inf), "positive": (-600.0, 600.0), "softplus": (-600.0, 1e8), "unit": (-600.0, 36.0)}
 
@@ -311,8 +310,7 @@ def _refitted(problem: Problem, start: np.ndarray, linear: list[int]) -> tuple[f
             break
         trial = new
     v = descend(problem, trial.u, linear)
-    residual = problem.at(v[None])[0][0]
-    return float(residual @ residual), v
+    return problem.judge(v).cost, v
 
 
 def _spread(trial: Trial, dof: float) -> np.ndarray:
