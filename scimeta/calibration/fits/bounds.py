@@ -21,10 +21,10 @@ _FAR = np.log(1e6)  # beyond the end of its interval: at its bound
 _AWAY = 60.0  # e-folds from the start that a value may be where farther ones are no better
 _LIMIT = 32.0  # e-folds over which a limit is taken as reached
 _MOVED = 0.01  # of the others on the last half of that way: they have no limit
-_ALONG = 0.1  # of an interval: what moves less along another's profile is not followed
+_ALONG = 0.1  # of the way to the threshold: an e-fold that moves the curve by less calls for a second opinion
+_FOLLOWED = 0.01  # of an interval: what moves less along the profile of one at its bound is not followed
 _IDLE = 1e-9  # of the residual: a column below does not move the curve
-_CLOSE = 1e-6  # relative distance at which the end of an interval is taken as found
-_REFITTED = 1e-5  # relative offset at which the cost is known to ten digits
+_CLOSE, _REFITTED = 1e-6, 1e-5  # ends are found; relative offset at which the cost is known to ten digits
 _RESTARTS = 4  # from better solutions that profiles come across
 _REACH = {"real": (-np.inf, np.inf), "positive": (-600.0, 600.0), "softplus": (-600.0, 1e8), "unit": (-600.0, 36.0)}
 
@@ -92,9 +92,9 @@ def settled(
     away = np.array([_AWAY if support == "positive" else np.inf for support in problem.supports])
     inside = problem.judge(best.u.clip(np.maximum(low, start - away), np.minimum(high, start + away)))
     best = inside if inside.cost <= best.cost + problem.tolerance(best.cost) else best
+    found = Settled(best.u, list(range(len(best.u))), best, {})
     for _ in range(_RESTARTS):
-        search = _Search(problem, best, start, linear, t, dof)
-        found, better = search.settled()
+        found, better = _Search(problem, best, start, linear, t, dof).settled()
         if better is None:
             return found
         best = polished(problem, descend(problem, better, list(linear)))
@@ -142,7 +142,7 @@ class _Search(NamedTuple):
         result = {}
         for j, one in zip(found.free, spread, strict=True):
             moved = max((abs(end[j] - found.u[j]) for end in ends), default=0.0)
-            if j not in paths and moved > _ALONG * one:
+            if j not in paths and moved > _FOLLOWED * one:
                 result[j] = self.path(j, found.u, held, float(one), found.trial.cost)
         return result
 
@@ -223,7 +223,7 @@ class _Path:
         return tried[which], idle, bool((size < _ALONG * np.sqrt(self.costs[1] - self.costs[0])).any())
 
     def near(self, value: float) -> np.ndarray:
-        """Return (unknowns,) where the cost is least at the known value that is nearest."""
+        """Return (unknowns,) the best solution at the nearest known value."""
         return self.known[min(self.known, key=lambda known: abs(known - value))][1]
 
     def _refit(self, value: float, begin: np.ndarray, held: list[int]) -> tuple[float, np.ndarray]:
@@ -257,8 +257,8 @@ class _Path:
     def _crossing(self, inside: float, outside: float) -> float:
         """Return where the least cost is that of the ends: its root is near a line, of a positive one's own value."""
         grows = self.problem.supports[self.index] == "positive" and abs(outside - inside) < 300.0
-        ends = {0.0: self._excess(inside), (np.expm1(outside - inside) if grows else outside - inside): None}
-        ends = {away: self._excess(outside) if one is None else one for away, one in ends.items()}
+        width = float(np.expm1(outside - inside) if grows else outside - inside)
+        ends = {0.0: self._excess(inside), width: self._excess(outside)}
 
         def excess(away: float) -> float:
             return ends[away] if away in ends else self._excess(at(away))
@@ -266,8 +266,9 @@ class _Path:
         def at(away: float) -> float:
             return inside + (float(np.log1p(away)) if grows else away)
 
-        width = 1e-6 * (1.0 if not grows else min(1.0, np.exp(outside - inside)))
-        return at(float(np.asarray(optimize.brentq(excess, *ends, xtol=width))))
+        return at(
+            float(np.asarray(optimize.brentq(excess, *ends, xtol=1e-6 * min(1.0, 1.0 + width if grows else 1.0))))
+        )
 
     def _excess(self, value: float) -> float:
         """Return the root of the cost above the solution's less that of the ends, as a share of it; 0 if it is near."""
@@ -309,8 +310,7 @@ def _refitted(problem: Problem, start: np.ndarray, linear: list[int]) -> tuple[f
             break
         trial = new
     v = descend(problem, trial.u, linear)
-    residual = problem.at(v[None])[0][0]
-    return float(residual @ residual), v
+    return problem.judge(v).cost, v
 
 
 def _spread(trial: Trial, dof: float) -> np.ndarray:
