@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
@@ -25,6 +24,8 @@ from scimeta.calibration.learning.mixed_modes import Centre, common_part, modes,
 from scimeta.calibration.learning.restricted_likelihood import by_group, columns_of, solved, summarised
 
 FOLDS = 10  # of specimens, where there are no groups to leave out
+_DOF = 4.0  # of the Student t by which predictions are judged
+_PEAK = float(stats.t.logpdf(0.0, _DOF))
 _STEPS = 8  # of the search for the mode by the readings seen
 
 
@@ -57,11 +58,13 @@ def held_out(mixed: Mixed) -> Tensor:
 
     Every group (or fold of specimens) is left out in turn: the mean's coefficients and the common curve are those of
     the others; the few variances, and shared parameters, are those of all. The mode of a specimen is that of the
-    readings seen, and the law is linearised there.
+    readings seen, and the law is linearised there. The density is Student's t, scaled by the predicted standard
+    deviation: where few readings are seen a straight law may be far off, and no specimen is to decide alone.
     """
     scores = []
     for found in predictions(mixed):
-        each = -0.5 * found.off**2 / found.variance - 0.5 * (2 * np.pi * found.variance).log()
+        square = found.off**2 / found.variance
+        each = _PEAK - 0.5 * (_DOF + 1.0) * torch.log1p(square / _DOF) - 0.5 * found.variance.log()
         count = found.later.sum(-1).clamp(min=1)
         scores.append(torch.where(found.later, each, 0.0).sum(-1) / count)
     return torch.stack(scores, -1)

@@ -235,16 +235,16 @@ def single_parts(form: Form, past: MixedPast) -> tuple[list[Form], list[Form]]:
 
 
 def with_groups(search: Search, plain: Candidate) -> Candidate:
-    """Return the candidate with a covariance between groups, where it is likelier and predicts groups left out better.
+    """Return the candidate with a covariance between groups, where it is likelier and predicts them no worse.
 
-    What is left out alone would take groups where there are none every other time. (Both candidates have the same fixed
-    numbers, so that their restricted likelihoods compare.) Two groups cannot be judged so, each saying nothing of how
-    far the other is off: with two the covariance is always there.
+    Both candidates have the same fixed numbers, so that their restricted likelihoods compare. Of many groups each is
+    predicted alike with it and without. Two groups cannot be judged by leaving one out, each saying nothing of how far
+    the other is off: with two the covariance is always there.
     """
     found = search.tried(plain.form._replace(groups=True), plain.mixed)
     if found is None:
         return plain
-    better = gain(found.score, plain.score, fold_labels(search.past))[0] > 0
+    better = gain(found.score, plain.score, fold_labels(search.past))[0] > -LEAST
     likelier = plain.mixed.nll - found.mixed.nll > LIKELIER
     return found if search.past.groups == 2 or (better and likelier) else plain
 

@@ -231,7 +231,7 @@ class TestFile:
         numeric = learn_prior(DECAY, steels(["316L"] * 8, 8), conditions=["T"])
         content = json.loads(numeric.save(tmp_path / "prior.json").read_text())
         assert "levels" not in content and content["conditions"]["T [degC]"].keys() == {"centre", "scale"}
-        assert content["format"] == "scimeta prior, version 3"
+        assert content["format"] == "scimeta prior, version 4"
         assert Prior.load(tmp_path / "prior.json", DECAY).covariates.levels == {}
 
     def test_other_languages_are_told_the_columns(self, prior):

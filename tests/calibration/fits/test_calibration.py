@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.data.curves import Curve
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits.calibrator import Calibrator
@@ -127,12 +128,15 @@ class TestCurve:
         # At t = 3 the curve is known to be 1 within little: what remains is the noise of 0.02.
         assert reading.upper[-1] - reading.lower[-1] == pytest.approx(2 * 1.645 * 0.02, rel=0.15)
 
-    def test_a_wandering_family_has_wider_bands_of_the_curve_and_the_same_of_a_measurement(self, jmak, truth, simulate):
+    def test_a_family_whose_law_misses_has_wider_bands_that_still_begin_at_zero(self, jmak, truth, simulate):
         curve = simulate(1, seed=3, points=4)[1][0]
-        smooth = replace(truth, family=replace(truth.family, wander=0.015))
-        still, wandering = (Calibrator(jmak, p).fit(curve.x, curve.y) for p in (truth, smooth))
-        assert (np.ptp(wandering.band(T)[1:3], axis=0) > np.ptp(still.band(T)[1:3], axis=0)).all()
-        np.testing.assert_array_equal(wandering.band(T, noise=True).lower, still.band(T, noise=True).lower)
+        knots, none = np.linspace(0.0, 1.0, 6), np.zeros((6, 6))
+        missed = Discrepancy(("prediction",), (knots,), np.zeros(6), 0.03**2 * np.eye(6), none, np.eye(2))
+        wrong = replace(truth, family=replace(truth.family, discrepancy=missed))
+        right, wide = (Calibrator(jmak, p).fit(curve.x, curve.y) for p in (truth, wrong))
+        late = T[curve.x.max() < T]
+        assert (np.ptp(wide.band(late)[1:3], axis=0) > np.ptp(right.band(late)[1:3], axis=0)).all()
+        assert wide.band([0.0]).lower == wide.band([0.0]).upper == wide.predict([0.0]) == 0.0
 
     @pytest.mark.parametrize("level", [0.0, 1.0, 90, -0.5, np.nan])
     def test_a_level_that_is_no_probability_is_refused(self, fit, level):

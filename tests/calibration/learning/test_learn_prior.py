@@ -262,7 +262,7 @@ class TestInvariances:
         self.same(a, b, rtol=0.01)
 
 
-class TestWander:
+class TestDiscrepancy:
     def family(self, smooth: float, seed: int) -> list[Curve]:
         """Return lines with scatter 0.1 and, each its own, a sine of random phase."""
         rng = np.random.default_rng(seed)
@@ -274,25 +274,80 @@ class TestWander:
 
     @pytest.mark.parametrize("seed", range(6))
     def test_pure_scatter_has_none(self, line, seed):
-        assert learn_prior(line, self.family(0.0, seed)).family.wander == 0.0
+        assert learn_prior(line, self.family(0.0, seed)).family.discrepancy is None
 
     @pytest.mark.parametrize("seed", range(4))
     def test_few_points_a_specimen_are_not_taken_for_smooth(self, jmak, simulate, seed):
-        """Two parameters bend to four points and take the scatter's differences with them: that is no wander."""
+        """Two parameters bend to four points and take the scatter's differences with them: that is no discrepancy."""
         curves = simulate(200, seed=seed, times=np.array([0.3, 0.7, 1.1, 1.6]))[1]
-        assert learn_prior(jmak, curves).family.wander == 0.0
+        assert learn_prior(jmak, curves).family.discrepancy is None
 
-    def test_smooth_departures_of_each_specimen_are_told_from_scatter(self, line):
-        """The line takes part of the sine; what is left shows in the noise, and most of it is wander."""
-        prior = learn_prior(line, self.family(0.2, 7)[:8])  # too few to learn where they depart
-        assert prior.noise > 0.15 and prior.family.discrepancy is None
-        assert prior.family.wander == pytest.approx((prior.noise**2 - 0.1**2) ** 0.5, rel=0.1)
-        assert "smooth departure" in str(prior)
-
-    def test_of_more_specimens_it_is_learned_where_they_depart(self, line):
+    def test_of_each_specimen_it_is_told_from_scatter(self, line):
+        """The line takes part of the sine; what is left is each specimen's own, and the noise is that of a reading."""
         prior = learn_prior(line, self.family(0.2, 7))
-        assert prior.noise == pytest.approx(0.1, rel=0.1) and prior.family.wander == 0.0
-        assert "the law misses along time, most near" in str(prior)
+        found = prior.family.discrepancy
+        assert prior.noise == pytest.approx(0.1, rel=0.1)
+        assert found is not None and found.covariance.any() and not found.mean.any()
+        assert "model discrepancy" in str(prior)
+
+
+class TestErrorModel:
+    def curves(self, jmak, sd, seed: int, count: int = 60) -> list[Curve]:
+        rng, times = np.random.default_rng(seed), np.linspace(0.1, 3.0, 30)
+        k, n = np.exp(0.3 * rng.standard_normal(count)), 2.0 + 0.3 * rng.standard_normal(count)
+        mean = 1.0 - np.exp(-((k[:, None] * times) ** n[:, None]))
+        return [Curve(f"A{i}", times, m + sd(m) * rng.standard_normal(30)) for i, m in enumerate(mean)]
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_scatter_that_grows_with_the_mean_is_found_and_is_no_outlier(self, jmak, seed):
+        prior = learn_prior(jmak, self.curves(jmak, lambda m: np.hypot(0.02, 0.15 * m), seed))
+        family = prior.family
+        assert family.error_model.kind != "constant" and family.outliers is None and family.discrepancy is None
+        level = np.array([0.1, 0.5, 1.0])
+        sd = family.noise * family.error_model.relative_sd(torch.from_numpy(level)).numpy()
+        np.testing.assert_allclose(sd, np.hypot(0.02, 0.15 * level), rtol=0.2)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_even_scatter_stays_constant(self, jmak, seed):
+        assert learn_prior(jmak, self.curves(jmak, lambda m: 0.02 + 0.0 * m, seed)).family.error_model.constant
+
+    def test_it_can_be_insisted_on(self, jmak):
+        curves = self.curves(jmak, lambda m: 0.02 + 0.0 * m, 0, 12)
+        assert learn_prior(jmak, curves, noise="proportional").family.error_model.kind == "proportional"
+        growing = self.curves(jmak, lambda m: 0.15 * m, 0, 30)
+        assert learn_prior(jmak, growing, noise="constant").family.error_model.constant
+        with pytest.raises(ValueError, match='noise is "auto" or one of constant, proportional, combined, power'):
+            learn_prior(jmak, curves, noise="gaussian")
+
+
+class TestGroups:
+    def test_are_named_in_three_ways_to_the_same_prior(self, jmak, simulate):
+        batches = [f"b{i % 4}" for i in range(24)]
+        curves = [replace(c, conditions={"batch": b}) for c, b in zip(simulate(24, seed=0)[1], batches, strict=True)]
+        named = dict(zip((c.name for c in curves), batches, strict=True))
+        found = [learn_prior(jmak, curves, groups=groups) for groups in ("batch", batches, named)]
+        for other in found[1:]:
+            np.testing.assert_array_equal(other.covariance, found[0].covariance)
+        assert found[0].learned.groups == named and set(found[0].learned.coverage) == {"b0", "b1", "b2", "b3"}
+        assert "each group left out in turn" in str(found[0])
+
+    def test_of_batches_that_differ_the_fits_of_a_new_one_are_wider(self, jmak):
+        rng, times = np.random.default_rng(0), np.linspace(0.2, 3.0, 15)
+        batch = np.arange(30) // 6
+        k = np.exp(0.5 * rng.standard_normal(5)[batch] + 0.1 * rng.standard_normal(30))
+        y = 1.0 - np.exp(-((k[:, None] * times) ** 2.0)) + 0.02 * rng.standard_normal((30, 15))
+        curves = [Curve(f"A{i}", times, row) for i, row in enumerate(y)]
+        alone, grouped = (learn_prior(jmak, curves, groups=g) for g in (None, list(map(str, batch))))
+        assert grouped.family.between is not None and alone.family.between is None
+        widths = [float(p.population(np.ones((1, 1))).variance()[0, 0]) for p in (alone, grouped)]
+        assert widths[1] > widths[0]
+
+    def test_a_specimen_without_a_group_is_named(self, jmak, simulate):
+        curves = simulate(6, seed=0)[1]
+        with pytest.raises(ValueError, match="has no condition 'batch' to group it by"):
+            learn_prior(jmak, curves, groups="batch")
+        with pytest.raises(ValueError, match="groups has 2 labels for 6 curves"):
+            learn_prior(jmak, curves, groups=["a", "b"])
 
 
 class TestDoor:

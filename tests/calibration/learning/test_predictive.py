@@ -11,7 +11,6 @@ from scipy import integrate, stats
 
 from scimeta import Curve, Law, Parameter, learn_prior
 from scimeta.calibration.data.points import Measured, pad
-from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.learning.predictive import (
     _means,
@@ -31,9 +30,7 @@ TIMES = np.array([0.1, 0.5, 1.0, 1.5, 2.0, 3.0])
 
 
 def believed(law: Law, mean: list[float]) -> Family:
-    plain = Family.gaussian(law, [mean], 0.3 * np.eye(len(mean)), 0.1)
-    discrepancy = Discrepancy(np.array([0.0, 1.0, 3.0]), np.array([0.1, 0.0, -0.1]), np.array([0.04, 0.01, 0.02]))
-    return replace(plain, discrepancy=discrepancy)
+    return Family.gaussian(law, [mean], 0.3 * np.eye(len(mean)), 0.1)
 
 
 def past(rng: np.random.Generator, count: int = 12) -> tuple[Measured, torch.Tensor]:
@@ -76,19 +73,17 @@ def test_the_meta_gradient_is_the_finite_difference(law, mean):
     def loss(moved: dict[str, torch.Tensor]) -> float:
         if law is DECAY:
             return float(judged(start, moved, *task.query).mean())
-        coefficients, departure = _means(start, moved)
-        there = Discrepancy(start.discrepancy.knots, departure.numpy(), start.discrepancy.variance)
-        anew = replace(start, coefficients=coefficients[None], discrepancy=there)
+        anew = replace(start, coefficients=_means(start, moved)[None])
         return float(judged(anew, predictive(anew).meta.init, *solved(anew, seen).query).mean())
 
-    for name in ("coefficients", "departure"):
-        value = learner.meta.init[name]
-        for i in range(value.numel()):
-            step = torch.zeros(value.numel(), dtype=torch.float64)
-            step[i] = 1e-5
-            ends = [{**learner.meta.init, name: value + sign * step.reshape(value.shape)} for sign in (1.0, -1.0)]
-            slope = (loss(ends[0]) - loss(ends[1])) / 2e-5
-            assert float(gradient.init[name].reshape(-1)[i]) == pytest.approx(slope, rel=1e-5, abs=1e-7)
+    value = learner.meta.init["coefficients"]
+    for i in range(value.numel()):
+        step = torch.zeros(value.numel(), dtype=torch.float64)
+        step[i] = 1e-5
+        steps = (sign * step.reshape(value.shape) for sign in (1.0, -1.0))
+        ends = [{**learner.meta.init, "coefficients": value + one} for one in steps]
+        slope = (loss(ends[0]) - loss(ends[1])) / 2e-5
+        assert float(gradient.init["coefficients"].reshape(-1)[i]) == pytest.approx(slope, rel=1e-5, abs=1e-7)
 
 
 def test_a_linear_law_is_predicted_in_closed_form():
@@ -99,9 +94,9 @@ def test_a_linear_law_is_predicted_in_closed_form():
     mean, sd = predicted(start, predictive(start).meta.init, seen, line)
     for i in range(12):
         rows = seen.inverse_sd[i] > 0
-        terms = torch.cat([torch.ones(6, 1), seen.x[i, :, None], seen.basis[i]], -1)
-        spread = terms @ torch.block_diag(start.covariances[0], torch.diag(start.discrepancy.variance_)) @ terms.mT
-        middle = terms @ torch.cat([start.coefficients[0, 0], start.discrepancy.mean_])
+        terms = torch.cat([torch.ones(6, 1), seen.x[i, :, None]], -1)
+        spread = terms @ start.covariances[0] @ terms.mT
+        middle = terms @ start.coefficients[0, 0]
         own = spread[rows][:, rows] + 0.01 * torch.eye(int(rows.sum()))
         gain = torch.linalg.solve(own, spread[rows]).mT
         torch.testing.assert_close(mean[i], middle + gain @ (seen.y[i] - middle)[rows])
@@ -111,8 +106,8 @@ def test_a_linear_law_is_predicted_in_closed_form():
 def test_moved_means_predict_better_where_they_started_wrong():
     data, design = past(np.random.default_rng(3), 40)
     wrong = believed(DECAY, [1.0])
-    coefficients, discrepancy = move_means(wrong, data, design)
-    right = replace(wrong, coefficients=coefficients[None], discrepancy=discrepancy)
+    coefficients = move_means(wrong, data, design)
+    right = replace(wrong, coefficients=coefficients[None])
     new, ones = past(np.random.default_rng(4), 60)
     assert scores(right, new, ones).mean() < 0.97 * scores(wrong, new, ones).mean()
     assert abs(float(coefficients[0, 0])) < 0.6  # on the way from 1 to the truth, 0

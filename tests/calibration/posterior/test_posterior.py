@@ -144,7 +144,7 @@ class TestLinearLaw:
             for i in range(9)
         ]
         prior = Gaussian(torch.from_numpy(np.tile(mean, (9, 1))), torch.from_numpy(covariance))
-        points = Points(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(1 / sd))
+        points = Points.plain(torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(1 / sd))
         return prior, points, np.einsum("sij,sj->si", after, pull), after, np.array(log_evidence)
 
     def test_mode_and_laplace_are_exact_bayes(self, line, exact):
@@ -209,7 +209,7 @@ class TestBatches:
         x, y = torch.tensor([[1.0, 2.0]], dtype=torch.float64), torch.tensor([[3.0, 4.0]], dtype=torch.float64)
         prior = Gaussian(torch.zeros(1, 1, dtype=torch.float64), torch.eye(1, dtype=torch.float64))
         held = replace(plain(law), shared={"slope": torch.tensor(0.5, dtype=torch.float64)})
-        found = posterior(held, prior, Points(x, y, torch.ones_like(x)))
+        found = posterior(held, prior, Points.plain(x, y, torch.ones_like(x)))
         assert float(found.mode) == pytest.approx((2.5 + 3.0) / 3.0)  # two readings and the prior's zero
 
     def test_weights_are_a_distribution(self, jmak, truth, family):
