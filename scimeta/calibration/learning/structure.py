@@ -22,9 +22,10 @@ from scimeta.calibration.learning.mixed_modes import placed
 from scimeta.calibration.learning.restricted_likelihood import LinAlgError
 
 LEAST = 0.02  # nats a reading: a structure that gains less is not worth its parts
-CLEARLY = 1.0  # standard errors by which parts more must predict better than parts fewer
+CLEARLY = 2.0  # standard errors by which parts more must predict better than parts fewer
 CHANCE = 0.01  # that a structure is kept which gains nothing, one-sided, by Student's t
 LIKELIER = 2.0  # nats of restricted likelihood that a covariance between groups must gain
+MANY_GROUPS = 10  # from which on what is between them is known as well as what is within
 FEW_SPECIMENS = 8  # with fewer no discrepancy is considered
 FEW_ABSCISSAE = 5  # with fewer distinct x a smooth curve is not either
 COMPARED = 32  # readings of a specimen by which structures are compared
@@ -235,16 +236,17 @@ def single_parts(form: Form, past: MixedPast) -> tuple[list[Form], list[Form]]:
 
 
 def with_groups(search: Search, plain: Candidate) -> Candidate:
-    """Return the candidate with a covariance between groups, where it is likelier and predicts them no worse.
+    """Return the candidate with a covariance between groups, where it is likelier and predicts groups left out better.
 
     Both candidates have the same fixed numbers, so that their restricted likelihoods compare. Of many groups each is
-    predicted alike with it and without. Two groups cannot be judged by leaving one out, each saying nothing of how far
+    predicted alike with it and without, so that it need only be no worse there. Two groups cannot be judged by leaving one out, each saying nothing of how far
     the other is off: with two the covariance is always there.
     """
     found = search.tried(plain.form._replace(groups=True), plain.mixed)
     if found is None:
         return plain
-    better = gain(found.score, plain.score, fold_labels(search.past))[0] > -LEAST
+    gained = gain(found.score, plain.score, fold_labels(search.past))[0]
+    better = gained > (-LEAST if search.past.groups >= MANY_GROUPS else 0.0)
     likelier = plain.mixed.nll - found.mixed.nll > LIKELIER
     return found if search.past.groups == 2 or (better and likelier) else plain
 

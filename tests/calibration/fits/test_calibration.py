@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.discrepancy import Discrepancy
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.intervals import weighted_quantiles

@@ -11,9 +11,9 @@ from torch import Tensor
 from scimeta.calibration.data.points import Measured
 from scimeta.calibration.laws.law import Law, Parameter
 from scimeta.calibration.learning import structure
+from scimeta.calibration.learning.held_out import coverage, held_out
 from scimeta.calibration.learning.mixed_learning import learn_mixed
 from scimeta.calibration.learning.mixed_model import Form, Mixed, MixedPast
-from scimeta.calibration.learning.held_out import coverage, held_out
 from scimeta.calibration.learning.structure import choose, thinned
 from simulators.kinetics import ONE_KIND, fraction
 
