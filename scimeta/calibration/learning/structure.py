@@ -218,7 +218,7 @@ def grows(mixed: Mixed) -> bool:
     """Return True if the residuals seem to grow with the mean, by the rank correlation of their sizes."""
     _, f, left = residuals(mixed)
     mask = mixed.problem.past.data.mask
-    rank = stats.spearmanr(f[mask].abs().numpy(), left[mask].abs().numpy()).statistic
+    rank = stats.spearmanr(f[mask].abs().numpy(), left[mask].abs().numpy())[0]
     return bool(rank * float(mask.sum()) ** 0.5 > SUSPECT)
 
 
@@ -239,8 +239,8 @@ def with_groups(search: Search, plain: Candidate) -> Candidate:
     """Return the candidate with a covariance between groups, where it is likelier and predicts groups left out better.
 
     Both candidates have the same fixed numbers, so that their restricted likelihoods compare. Of many groups each is
-    predicted alike with it and without, so that it need only be no worse there. Two groups cannot be judged by leaving one out, each saying nothing of how far
-    the other is off: with two the covariance is always there.
+    predicted alike with it and without, so that it need only be no worse there. Two groups cannot be judged by leaving
+    one out, each saying nothing of how far the other is off: with two the covariance is always there.
     """
     found = search.tried(plain.form._replace(groups=True), plain.mixed)
     if found is None:

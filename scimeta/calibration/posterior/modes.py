@@ -28,7 +28,7 @@ _UNSURE = 4.0  # nats of odds up to which a point is tried both ways
 _UNLIKELY = 1e-3  # probability of a distance that calls for a wider search
 _FLIPS = 12  # wrong points that are sought in one specimen
 _RIVAL_FLIPS = 2  # the same, under another component than the one that explains it best
-_REWEIGHTED = 3  # searches in which noise and discrepancy follow the mode
+_REWEIGHTED = 2  # searches more, in which noise and discrepancy follow the mode
 _FAR = 40.0  # nats by which another component may be worse and yet be tried with other wrong points
 
 
@@ -144,11 +144,14 @@ def _solved(search: _Search, specimen: Tensor, component: int, wrong: Tensor, be
     family, prior = search.family, search.prior.rows(specimen).component(component)
     factor = torch.linalg.cholesky(prior.covariance)  # (..., fast, fast)
     whitening = torch.linalg.inv(factor).expand(len(specimen), -1, -1)
-    for _ in range(1 if family.plain else _REWEIGHTED):
+    points = search.believed(specimen, wrong, begin)
+    solution = _descended(family, points, prior.mean, whitening, begin)
+    mode, laplace = _at_mode(solution, prior.covariance, family.law.fast)
+    for _ in range(0 if family.plain else _REWEIGHTED):
+        begin = torch.where(torch.isfinite(mode), mode, begin)
         points = search.believed(specimen, wrong, begin)
         solution = _descended(family, points, prior.mean, whitening, begin)
         mode, laplace = _at_mode(solution, prior.covariance, family.law.fast)
-        begin = torch.where(torch.isfinite(mode), mode, begin)
     size = torch.linalg.cholesky_ex(laplace)[0].diagonal(dim1=-2, dim2=-1).log()
     size = size - factor.diagonal(dim1=-2, dim2=-1).log()
     log_evidence = search.prior.log_shares[component] - solution.cost + size.sum(-1)
