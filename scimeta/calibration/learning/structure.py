@@ -25,6 +25,7 @@ LEAST = 0.02  # nats a reading: a structure that gains less is not worth its par
 CLEARLY = 2.0  # standard errors by which parts more must predict better than parts fewer
 CHANCE = 0.01  # that a structure is kept which gains nothing, one-sided, by Student's t
 LIKELIER = 2.0  # nats of restricted likelihood that a covariance between groups must gain
+LATEST = 2.0  # units of a late start, up to which its column holds
 MANY_GROUPS = 10  # from which on what is between them is known as well as what is within
 FEW_SPECIMENS = 8  # with fewer no discrepancy is considered
 FEW_ABSCISSAE = 5  # with fewer distinct x a smooth curve is not either
@@ -68,10 +69,14 @@ class Search(NamedTuple):
         return learn_mixed(self.law, self.past, form, theta, self.shared, self.noise, self.covariance, warm, rounds)
 
     def tried(self, form: Form, warm: Mixed | None) -> Candidate | None:
-        """Return that form as a candidate; None where its likelihood cannot be computed."""
+        """Return that form as a candidate; None where its likelihood cannot be computed, or a late start is too late.
+
+        The column of a late start is a straight line in the delay, which holds for delays about its unit.
+        """
         try:
             mixed = self.learned(form, warm)
-            return Candidate(mixed, held_out(mixed))
+            late = mixed.discrepancy.mean[-1] if form.start and mixed.discrepancy is not None else 0.0
+            return Candidate(mixed, held_out(mixed)) if abs(late) <= LATEST else None
         except LinAlgError:
             return None
 
@@ -158,7 +163,8 @@ def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
     """Return the candidate with the discrepancy that predicts best, the simplest of those that do so almost as well.
 
     Single parts come first. Where one of them predicts better (it need not do so clearly: two may where neither does
-    alone), pairs of a common and an own curve follow, and a late start beside the best curves.
+    alone), pairs of a common and an own curve follow, and a late start beside the best own curve. Beside a common one it
+    would take the parameters' place: a law moved in time and bent back is another law.
     """
     curves, starts = single_parts(plain.form, search.past)
     if not (curves or starts) or even(plain.mixed):
@@ -168,7 +174,7 @@ def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
         return plain
     pairs = [c._replace(own=o.own) for c in curves if c.common for o in curves if o.own]
     tried += search.all_tried(pairs, plain.mixed)
-    smooth = [one for one in tried if not one.form.start]
+    smooth = [one for one in tried if not one.form.start and not one.form.common]
     if smooth and starts:
         form = max(smooth, key=lambda one: one.mean).form
         tried += search.all_tried([form._replace(start=True)], plain.mixed)
