@@ -163,8 +163,8 @@ def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
     """Return the candidate with the discrepancy that predicts best, the simplest of those that do so almost as well.
 
     Single parts come first. Where one of them predicts better (it need not do so clearly: two may where neither does
-    alone), pairs of a common and an own curve follow, and a late start beside the best own curve. Beside a common one it
-    would take the parameters' place: a law moved in time and bent back is another law.
+    alone), pairs of a common and an own curve follow, and a late start beside the best own curve. Beside a common one
+    it would take the place of the parameters: a law moved in time and bent back is another law.
     """
     curves, starts = single_parts(plain.form, search.past)
     if not (curves or starts) or even(plain.mixed):
