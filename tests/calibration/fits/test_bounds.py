@@ -182,14 +182,15 @@ def test_specimens_fitted_together_keep_their_intervals_where_one_is_at_its_boun
     assert fits[1]["b"].std == pytest.approx(covariance[3, 3] ** 0.5, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("t0", [0.0, 2.0])
 def test_intervals_and_bands_hold_their_level_at_the_bound_and_near_it(t0):
-    """Of 40 draws at 90 %: 4 outside are expected; above 10 would be one chance in five hundred."""
-    fits = [LeastSquares(DELAYED).fit(*transformed(t0, seed)) for seed in range(40)]
+    """Of 200 draws at 90 %: 20 outside are expected; above 33 would be one chance in a thousand."""
+    fits = [LeastSquares(DELAYED).fit(*transformed(t0, seed)) for seed in range(200)]
     assert all(fit.converged for fit in fits)
     for name, truth in {"k": 0.02, "n": 1.5, "t0": t0}.items():
-        assert sum(not fit[name].lower <= truth <= fit[name].upper for fit in fits) <= 10, name
+        assert sum(not fit[name].lower <= truth <= fit[name].upper for fit in fits) <= 33, name
     x = np.array([6.0, 20.0, 40.0])
     truth = 1 - np.exp(-((0.02 * (x - t0)) ** 1.5))
     bands = [fit.band(x) for fit in fits]
-    assert (sum((band.lower > truth) | (truth > band.upper) for band in bands) <= 10).all()
+    assert (sum((band.lower > truth) | (truth > band.upper) for band in bands) <= 33).all()
