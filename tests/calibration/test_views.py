@@ -144,5 +144,5 @@ def test_how_far_down_learning_and_a_report_reach_is_counted(
         print(f"\nlearn_prior: {learning}\nstr(fit): {report}")
     assert learning.deepest[0] == "learning/learn_prior.py learn_prior"
     assert report.deepest[0] == "fits/calibration.py __str__" and "solve: converged" in text
-    assert len(learning.files) <= 29 and len(learning.deepest) <= 13
-    assert len(report.files) <= 9 and len(report.deepest) <= 8
+    assert len(learning.files) <= 30 and len(learning.deepest) <= 14
+    assert len(report.files) <= 10 and len(report.deepest) <= 9
