@@ -267,7 +267,7 @@ class _Path:
             return inside + (float(np.log1p(away)) if grows else away)
 
         scale = min(1.0, 1.0 + width) if grows and width > -1.0 else 1.0
-        return at(float(np.asarray(optimize.brentq(excess, *ends, xtol=1e-6 * scale))))
+        return at(float(np.asarray(optimize.brentq(excess, *ends, xtol=1e-6 * scale, maxiter=1000))))
 
     def _excess(self, value: float) -> float:
         """Return the root of the cost above the solution's less that of the ends, as a share of it; 0 if it is near."""
