@@ -33,6 +33,7 @@ _LEARN_EXAMPLES = """examples:
   scimeta learn past.csv --law jmak --by alloy -o prior.json
   scimeta learn past.csv --law jmak --by alloy --conditions temperature -o prior.json --plot prior.png
   scimeta learn past.csv --law jmak --by melt --conditions grade,1/temperature -o prior.json
+  scimeta learn past.csv --law jmak --by run --groups batch -o prior.json
   scimeta learn past.csv --law my_laws.py:release --x dose --y response -o prior.json
 """
 _FIT_EXAMPLES = """examples:
@@ -98,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     learn.add_argument("--law", required=True, help=f"{', '.join(LAWS)}; or FILE.py:NAME for a law of your own")
     learn.add_argument("-o", "--output", required=True, metavar="PRIOR.json", help="where it goes; -: standard output")
     learn.add_argument("--plot", metavar="PNG", help="draw the population")
+    learn.add_argument("--groups", metavar="COLUMN", help="what the specimens come in: batch, laboratory")
+    learn.add_argument("--noise", default="auto", help="auto, constant, proportional, combined or power (of the mean)")
     _add_columns(learn)
     learn.set_defaults(run=_learn)
 
@@ -157,10 +160,10 @@ def _learn(options: argparse.Namespace) -> None:
     report = check_outputs([options.csv], prior=options.output, plot=options.plot)
     law = _law(options.law)
     conditions = _names(options.conditions)
-    curves = _curves(options, law, conditions)
+    curves = _curves(options, law, (*conditions, *_names(options.groups or "")))
     if len(curves) == 1 and not options.by:
         raise ValueError(f"{options.csv} was read as one specimen; name the column of the specimens with --by")
-    prior = learn_prior(law, curves, conditions=conditions)
+    prior = learn_prior(law, curves, conditions=conditions, groups=options.groups, noise=options.noise)
     image = picture(prior.plot, options.plot)
     prior.save(options.output)
     say(f"{prior}\n\nwritten to {options.output}", report)

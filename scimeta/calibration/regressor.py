@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy import ndarray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -69,8 +70,10 @@ class LawRegressor(RegressorMixin, BaseEstimator):
             sigma = None if sample_weight is None else 1 / np.sqrt(w[rows])
             self.calibration_ = LeastSquares(self.law).fit(*points, sigma)
         else:
-            sigma = None if sample_weight is None else self.prior.noise / np.sqrt(w[rows])
-            engine = Calibrator(self.law, self.prior)
+            engine, sigma = Calibrator(self.law, self.prior), None
+            if sample_weight is not None:  # a noise that follows the mean is that of the fit without weights
+                plain = engine.fit(*points, replicates=self.replicates)
+                sigma = plain.batch.draws.reading_sd(torch.from_numpy(points[0]))[0] / np.sqrt(w[rows])
             self.calibration_ = engine.fit(*points, sigma, replicates=self.replicates)
         return self
 

@@ -43,7 +43,8 @@ def example(level: float) -> Example:
 
     past, run = datasets.hydride_absorption("DEFG"), datasets.hydride_absorption("H")[0]
     seen = run.head(_READINGS)
-    found = Calibrator(JMAK, learn_prior(JMAK, past), level).fit_many([seen])
+    prior = learn_prior(JMAK, past, groups=[one.name[0] for one in past])  # a run's name begins with its batch
+    found = Calibrator(JMAK, prior, level).fit_many([seen])
     alone = LeastSquares(JMAK, level).fit_many([seen])[0]
     text = (
         f"hydrogen uptake of an AB2 alloy (measured; CC BY 4.0, data/README.md): {len(past)} past runs of batches D to "
@@ -76,10 +77,13 @@ def _draw(fit: Calibration, alone: Calibration, run: Curve) -> Axes:
     ax.set_xlim(-1.0, 1.02 * run.x[-1])
     x = np.linspace(0.0, run.x[-1], 300)
     band = fit.band(x)
-    for old in list(ax.collections) + [line for line in ax.lines if "expected" in str(line.get_label())]:
+    of_law = [line for line in ax.lines if fit.law.name in str(line.get_label())]
+    for old in [*ax.collections, *of_law]:
         old.remove()
     ax.fill_between(x, band.lower, band.upper, color="C0", alpha=0.2, lw=0, label=f"{band.level:.0%} band")
     ax.plot(x, fit.predict(x), color="C0", label="with the past of batches D to G")
+    values = {name: estimate.value for name, estimate in fit.estimates.items()}
+    ax.plot(x, fit.law(x, **values), color="C0", ls=":", lw=1.2, label=f"{fit.law.name} with this k and n")
     ax.plot(x, alone.predict(x), color="C1", ls="--", label="least squares, four readings")
     ax.plot(run.x[_READINGS:], run.y[_READINGS:], "o", mfc="none", color="k", ms=5, label="measured later")
     ax.legend(frameon=False, loc="lower right")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import KFold, cross_val_score
 
 from scimeta.calibration.data.axis import Axis
+from scimeta.calibration.family.error_model import ErrorModel
 from scimeta.calibration.family.prior import Prior
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.fits.least_squares import LeastSquares
@@ -92,3 +95,13 @@ def test_what_is_no_law_is_refused():
 def test_a_law_that_was_not_calibrated_says_so():
     with pytest.raises(NotFittedError):
         LawRegressor(DECAY, PRIOR).predict(T[:, None])
+
+
+def test_weights_of_one_are_no_weights_where_the_noise_follows_the_mean():
+    """Readings that weigh four times as much have half the scatter that they would have at that mean."""
+    growing = Prior(replace(PRIOR.family, error_model=ErrorModel("combined", 0.5, 1.0, 0.5)))
+    plain, one, four = (
+        LawRegressor(DECAY, growing).fit(T[:, None], Y, sample_weight=w) for w in (None, np.ones(12), np.full(12, 4.0))
+    )
+    assert one.calibration_["tau"].value == pytest.approx(plain.calibration_["tau"].value, rel=0.02)
+    assert four.calibration_["tau"].std < 0.7 * one.calibration_["tau"].std

@@ -162,6 +162,19 @@ def test_percent_that_could_pass_for_fractions_is_refused(folder: Path, capsys: 
     )
 
 
+def test_groups_and_noise_are_those_of_python(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = (folder / "past.csv").read_text().splitlines()
+    by = rows[0].split(",").index("alloy")
+    batches = [f"{row},b{sum(map(ord, row.split(',')[by])) % 3}" for row in rows[1:]]
+    (folder / "batches.csv").write_text("\n".join([f"{rows[0]},batch", *batches]) + "\n")
+    assert main(shlex.split("learn batches.csv --law jmak --by alloy --groups batch --noise constant -o g.json")) == 0
+    assert "each group left out in turn: b0 " in capsys.readouterr().out
+    learned = Prior.load(folder / "g.json", kinetics.JMAK).learned
+    assert learned is not None and set(learned.groups.values()) == {"b0", "b1", "b2"}
+    assert main(shlex.split("learn past.csv --law jmak --by alloy --noise loud -o g.json")) == 2
+    assert 'noise is "auto" or one of constant' in capsys.readouterr().err
+
+
 def test_conditions_move_the_prior_and_must_be_given(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     past = pd.read_csv(folder / "past.csv")
     k = past["alloy"].map({name: row["k"] for name, row in datasets.alloys_truth().items()})

@@ -389,6 +389,7 @@ class Calibration:
             self.curve,
             tuple(self.estimates.values()),
             (x.numpy(), mean(x)[0]),
+            None if (alone := self.batch.draws.law_alone(x)) is None else alone[0],
             band and band._replace(lower=band.lower[0], upper=band.upper[0]),
             self.outlier_probability() > 0.5,
             ax,

@@ -103,6 +103,14 @@ class Draws(Protocol):
         """Return (levels, specimens, points) of the curves, or of a new measurement with ``noise``."""
         ...
 
+    def reading_sd(self, x: Tensor) -> np.ndarray:
+        """Return (specimens, points) standard deviation of an ordinary reading around the curve, at x (points,)."""
+        ...
+
+    def law_alone(self, x: Tensor) -> np.ndarray | None:
+        """Return (specimens, points) the law with the estimates; None where :meth:`mean` is nothing but the law."""
+        ...
+
 
 class PosteriorDraws(NamedTuple):
     """Draws of the posterior under a learned prior; predictions average them.
@@ -187,6 +195,21 @@ class PosteriorDraws(NamedTuple):
                 y = y + self._errors(law)
             ends.append(torch.stack(weighted_quantiles(y.mT, w[:, None], levels)))
         return torch.cat(ends, 1).numpy()
+
+    def law_alone(self, x: Tensor) -> np.ndarray | None:
+        """Return (specimens, points) the law at the posterior medians; None where the family has no discrepancy."""
+        if self.departures is None:
+            return None
+        values = {name: interval.value for name, interval in self.intervals(0.05).items()}
+        return self.family.law.curve(self.family.law.unconstrain(values), x).numpy()
+
+    def reading_sd(self, x: Tensor) -> np.ndarray:
+        """Return (specimens, points): the noise, of the law's expected mean where it follows that."""
+        if self.family.error_model.constant:
+            return np.full((len(self.mode), len(x)), self.family.noise)
+        parts = (self._parts(x, rows)[0] * self.weights[rows][..., None] for rows in _slices(self.nodes, x))
+        expected = torch.cat([part.sum(1) for part in parts])
+        return (self.family.noise * self.family.error_model.relative_sd(expected)).numpy()
 
     def _errors(self, law: Tensor) -> Tensor:
         """Return errors of a reading at every node, spread evenly over their distribution; broadcasts with the law."""
@@ -279,6 +302,14 @@ class LeastSquaresDraws(NamedTuple):
         for rows in _slices(self.nodes, x):
             params: Mapping[str, Tensor] = dict(zip(self.law.names, self.nodes[rows].unbind(-1), strict=True))
             yield self.law.curve(params, x), self.weights[rows], rows
+
+    def law_alone(self, x: Tensor) -> None:
+        """Return None: least squares predicts the law."""
+        return
+
+    def reading_sd(self, x: Tensor) -> np.ndarray:
+        """Return (specimens, points): the noise, the same at all x."""
+        return np.repeat(self.noise[:, None], len(x), 1)
 
     def quantiles(self, x: Tensor, levels: Sequence[float], *, noise: bool) -> np.ndarray:
         """Return (levels, specimens, points)."""

@@ -145,7 +145,7 @@ def next_measurement(
     now = float((weights @ (values - mean) ** 2).sqrt())
     if target is not None and not now > 0.0:
         raise ValueError(f"the fit of {curve.name} leaves nothing open about {label}; no measurement can improve it")
-    noise = torch.from_numpy(_noise(float(draws.noise[0]), x, sigma))
+    noise = torch.from_numpy(_noise(draws.reading_sd(torch.from_numpy(x))[0], x, sigma))
     chosen = _chosen(torch.cat([curves, (values - mean)[:, None] / (now or 1.0)], -1), weights)
     gain, left = expected_gain(chosen[0][:, :-1].T, chosen[1], noise, draws.outliers, chosen[0][:, -1])
     score = (gain if target is None else now * left.sqrt()).numpy()
@@ -285,8 +285,8 @@ def _target(law: Law, draws: Draws, target: Target | None) -> tuple[str, str, Te
     return label, unit, values
 
 
-def _noise(own: float, x: np.ndarray, sigma: ArrayLike | None) -> np.ndarray:
-    """Return (candidates,) standard deviation of an ordinary reading."""
+def _noise(own: np.ndarray, x: np.ndarray, sigma: ArrayLike | None) -> np.ndarray:
+    """Return (candidates,) standard deviation of an ordinary reading: ``own`` where no sigma is given."""
     given = own if sigma is None else sigma
     try:
         noise = np.broadcast_to(np.asarray(given, dtype=float), x.shape).copy()

@@ -197,6 +197,7 @@ def draw(
     curve: Curve,
     estimates: Sequence[Estimate],
     expected: tuple[np.ndarray, np.ndarray],
+    alone: np.ndarray | None,
     band: Band | None,
     wrong: np.ndarray,
     ax: Axes | None,
@@ -208,6 +209,7 @@ def draw(
         curve: the specimen.
         estimates: of the parameters, for the title.
         expected: x and y of the expected curve, (points,) each.
+        alone: (points,) the law with these estimates, where the expected curve is corrected for what it misses.
         band: around it; None where intervals are withheld.
         wrong: (points,) bool, measurements that are probably outliers.
         ax: where to draw; new axes if None.
@@ -215,7 +217,10 @@ def draw(
     ax, (x, y) = axes(ax, law.x, law.y), expected
     if band is not None:
         ax.fill_between(x, band.lower, band.upper, color="C0", alpha=0.2, lw=0, label=f"{band.level:.0%} band")
-    ax.plot(x, y, color="C0", label=f"{law.name}, expected")
+    corrected = "" if alone is None else ", corrected for what it misses"
+    ax.plot(x, y, color="C0", label=f"{law.name}{corrected}, expected")
+    if alone is not None:
+        ax.plot(x, alone, color="C0", ls=":", lw=1.2, label=law.name)
     error = None if curve.sigma is None else np.nan_to_num(curve.sigma)
     if len(curve):
         label = f"{curve.name}, measured"

@@ -135,6 +135,11 @@ def _why_not_converged(loop: Loop, state: State) -> str:
     leave open.
     """
     past, family = loop.past, state.family
+    if state.mixed is not None:
+        return (
+            "learn_prior: what the law misses, or what lies between the groups, has not come to rest: give more "
+            "specimens, or simplify the law"
+        )
     found = loop.posterior(family, state.found.mode)
     after = maximize(past, family, found, hold_means=state.held_means)
     variance, new = (one.covariances.diagonal(dim1=-2, dim2=-1) for one in (family, after))  # (components, fast)

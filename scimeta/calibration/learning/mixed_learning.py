@@ -106,7 +106,7 @@ def learn_mixed(
     shared = shared if warm is None else warm.shared
     state = State(first_numbers(problem, noise, covariance, warm), theta, beta, shared, None, np.inf)
     reach = _REACH * covariance.diagonal().sqrt()
-    known, last = {} if warm is None else warm.problem.basis, None
+    known, last, converged = {} if warm is None else warm.problem.basis, None, False
     for turn in range(rounds):
         if form.smooth and turn < _LEAST_ROUNDS - 1:
             problem = problem._replace(basis=bases(problem, state, covariance, known))
@@ -115,11 +115,12 @@ def learn_mixed(
         state = last.state
         sd = problem.layout.covariance(state.eta, "own_covariance").diagonal().sqrt()
         moved = float(((state.theta - before.theta).abs() / sd).max())
-        if turn + 1 >= _LEAST_ROUNDS and abs(before.nll - state.nll) < _SETTLED and moved < _STILL:
+        converged = turn + 1 >= _LEAST_ROUNDS and abs(before.nll - state.nll) < _SETTLED and moved < _STILL
+        if converged:
             break
     if last is None:
         raise ValueError(f"rounds must be 1 or more; got {rounds}")
-    return _learned(problem, last)
+    return _learned(problem, last, converged)
 
 
 def one_round(problem: Problem, state: State, inner: int, reach: Tensor) -> Round:
@@ -194,7 +195,7 @@ def first_x(data: Measured) -> float:
     return float(positive.median()) if len(positive) else 0.0
 
 
-def _learned(problem: Problem, last: Round) -> Mixed:
+def _learned(problem: Problem, last: Round, converged: bool) -> Mixed:
     """Return the model at the end of the last round."""
     state, layout, form, V = last.state, problem.layout, problem.form, last.out.covariance
     p, fast = state.beta.shape
@@ -216,6 +217,7 @@ def _learned(problem: Problem, last: Round) -> Mixed:
         state.nll,
         last.blocks,
         last.out.fixed[rest:],
+        converged,
     )
 
 

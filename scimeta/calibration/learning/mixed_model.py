@@ -249,6 +249,7 @@ class Mixed:
         nll: minus the restricted log likelihood, constants left out.
         blocks: the family linearised, at which eta was found.
         fixed_tail: coefficients of late start and common curve, as they multiply the blocks' columns.
+        converged: True if numbers and modes had come to rest.
     """
 
     problem: Problem
@@ -266,6 +267,7 @@ class Mixed:
     nll: float
     blocks: Blocks
     fixed_tail: Tensor
+    converged: bool
 
     @property
     def law(self) -> Law:

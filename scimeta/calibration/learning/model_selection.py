@@ -22,6 +22,7 @@ from scimeta.calibration.learning.mixed_model import Mixed, MixedPast
 from scimeta.calibration.learning.past import Past
 from scimeta.calibration.learning.predictive import move_means, scores
 from scimeta.calibration.learning.residuals import even_residuals, wrong_points
+from scimeta.calibration.learning.restricted_likelihood import LinAlgError
 from scimeta.calibration.learning.structure import choose
 
 _CHANCE_GATHERED = 0.01  # that outliers prefer a part of x by luck
@@ -45,15 +46,15 @@ def refined(
     """
     mixed = _mixed(loop, state, kinds)
     end = _settled(loop, state, mixed, components, objective)
-    return end if loop.past.group is None else end._replace(coverage=coverage(mixed))
+    return end if loop.past.group is None or mixed is None else end._replace(coverage=coverage(mixed))
 
 
-def _settled(loop: Loop, state: State, mixed: Mixed, components: int | Literal["auto"], objective: str) -> State:
+def _settled(loop: Loop, state: State, mixed: Mixed | None, components: int | Literal["auto"], objective: str) -> State:
     """Return the state with the error model, and what else is found."""
-    if mixed.form.noise != "constant":
+    if mixed is not None and mixed.form.noise != "constant":
         noisy = replace(state.family, noise=mixed.noise, error_model=mixed.error_model)
         state = loop.run(noisy, state.found.mode)
-    found = mixed.form.parts > 0 or mixed.form.groups
+    found = mixed if mixed is not None and (mixed.form.parts or mixed.form.groups) else None
     robust = None if found else _glimpsed_outliers(loop, state)
     gathered = robust is not None and _gathered(loop.past, robust)
     if robust is not None and not gathered:
@@ -64,19 +65,28 @@ def _settled(loop: Loop, state: State, mixed: Mixed, components: int | Literal["
     if len(several.family.weights) > 1:
         return several
     if found:
-        return _of_mixed(loop, state, mixed)
+        return _of_mixed(loop, state, found)
     robust = robust and _settled_outliers(loop, state, robust)
     if robust is not None:
         return robust
     return _for_prediction(loop, state) if objective == "predictive" and state.family.plain else state
 
 
-def _mixed(loop: Loop, state: State, kinds: Sequence[Kind]) -> Mixed:
-    """Return the mixed model that predicts specimens and groups best that were left out."""
+def _mixed(loop: Loop, state: State, kinds: Sequence[Kind]) -> Mixed | None:
+    """Return the mixed model that predicts specimens and groups best that were left out; None if none can be computed.
+
+    A noise that is insisted on is an error then.
+    """
     past, family = loop.past, state.family
     shared = torch.stack([*family.shared.values()]) if family.shared else torch.zeros(0, dtype=torch.float64)
     mixed_past = MixedPast(past.data, past.design, past.group)
-    return choose(family.law, mixed_past, state.found.mode, shared, family.noise, family.covariances[0], kinds=kinds)
+    begin = mixed_past, state.found.mode, shared, family.noise, family.covariances[0]
+    try:
+        return choose(family.law, *begin, kinds=kinds)
+    except LinAlgError:
+        if "constant" in kinds:
+            return None
+        raise ValueError(f"learn_prior: {kinds[0]} noise cannot be learned from this past; try another") from None
 
 
 def _of_mixed(loop: Loop, state: State, mixed: Mixed) -> State:
@@ -93,7 +103,7 @@ def _of_mixed(loop: Loop, state: State, mixed: Mixed) -> State:
         discrepancy=mixed.discrepancy,
         between=between,
     )
-    return State(family, loop.posterior(family, mixed.theta), True, mixed=mixed)
+    return State(family, loop.posterior(family, mixed.theta), mixed.converged, mixed=mixed)
 
 
 def _glimpsed_outliers(loop: Loop, state: State) -> State | None:

@@ -33,7 +33,7 @@ COMPARED = 32  # readings of a specimen by which structures are compared
 SUSPECT = 2.0  # standard errors of a correlation that make a search worth its price
 BINS = 8  # of x, and of the law's level, by which mean residuals are compared
 LEARNED = 100  # readings of a specimen from which the one that is chosen is learned
-FIRST_ROUNDS, ROUNDS = 8, 4  # of the learning: from nothing, and from a model already learned
+FIRST_ROUNDS, ROUNDS, LAST_ROUNDS = 8, 4, 40  # of the learning: from nothing, from a model, of the one that is kept
 
 
 class Candidate(NamedTuple):
@@ -63,9 +63,10 @@ class Search(NamedTuple):
     noise: float
     covariance: Tensor
 
-    def learned(self, form: Form, warm: Mixed | None) -> Mixed:
+    def learned(self, form: Form, warm: Mixed | None, rounds: int | None = None) -> Mixed:
         """Return the model of that form, from the beginning or from one that was learned."""
-        theta, rounds = (self.theta, FIRST_ROUNDS) if warm is None else (warm.theta, ROUNDS)
+        theta, few = (self.theta, FIRST_ROUNDS) if warm is None else (warm.theta, ROUNDS)
+        rounds = rounds or few
         return learn_mixed(self.law, self.past, form, theta, self.shared, self.noise, self.covariance, warm, rounds)
 
     def tried(self, form: Form, warm: Mixed | None) -> Candidate | None:
@@ -131,7 +132,15 @@ def choose(
             best = with_groups(search, best)
         if not (best.form.parts or best.form.groups):
             return best.mixed
-        return search._replace(past=thinned(past, LEARNED)).learned(best.form, best.mixed)
+        return settled(search._replace(past=thinned(past, LEARNED)), best.mixed)
+
+
+def settled(search: Search, mixed: Mixed) -> Mixed:
+    """Return the model learned to its end, from all that the search holds; as it was where that cannot be computed."""
+    try:
+        return search.learned(mixed.form, mixed, LAST_ROUNDS)
+    except LinAlgError:
+        return mixed
 
 
 @contextmanager

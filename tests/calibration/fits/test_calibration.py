@@ -138,6 +138,19 @@ class TestCurve:
         assert (np.ptp(wide.band(late)[1:3], axis=0) > np.ptp(right.band(late)[1:3], axis=0)).all()
         assert wide.band([0.0]).lower == wide.band([0.0]).upper == wide.predict([0.0]) == 0.0
 
+    def test_what_is_drawn_as_the_law_is_the_law_with_the_printed_parameters(self, jmak, truth, simulate):
+        curve = simulate(1, seed=3, points=4)[1][0]
+        knots, none = np.linspace(0.0, 1.0, 6), np.zeros((6, 6))
+        missed = Discrepancy(("prediction",), (knots,), np.full(6, 0.05), 0.01**2 * np.eye(6), none, np.eye(2))
+        found = Calibrator(jmak, replace(truth, family=replace(truth.family, discrepancy=missed))).fit(curve.x, curve.y)
+        ax = found.plot()
+        lines = {line.get_label(): line for line in ax.lines}
+        x, y = lines["JMAK"].get_data()
+        np.testing.assert_allclose(y, found.law(x, k=found["k"].value, n=found["n"].value), atol=1e-9)
+        x, y = lines["JMAK, corrected for what it misses, expected"].get_data()
+        np.testing.assert_allclose(y, found.predict(x), atol=1e-12)
+        plt.close(ax.figure)
+
     @pytest.mark.parametrize("level", [0.0, 1.0, 90, -0.5, np.nan])
     def test_a_level_that_is_no_probability_is_refused(self, fit, level):
         with pytest.raises(ValueError, match="level must lie between 0 and 1"):

@@ -10,6 +10,7 @@ import torch
 
 from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve
+from scimeta.calibration.family.error_model import ErrorModel
 from scimeta.calibration.family.family import Family
 from scimeta.calibration.family.outliers import Outliers
 from scimeta.calibration.family.prior import Prior
@@ -206,3 +207,11 @@ def test_a_fit_without_intervals_has_no_next_measurement(line: Law) -> None:
     fit = LeastSquares(line).fit([0.0, 1.0], [1.0, 1.5], name="rod")
     with pytest.raises(ValueError, match="no next measurement of rod: "):
         fit.next_measurement([2.0])
+
+
+def test_a_reading_whose_scatter_grows_tells_as_much_as_one_with_that_sigma(line: Law, line_prior: Prior) -> None:
+    growing = replace(line_prior.family, error_model=ErrorModel("proportional", 0.0, 1.0, 1.0, 0.1))
+    fit = Calibrator(line, Prior(growing)).fit(SEEN, [1.4, 1.9])
+    own = fit.batch.draws.reading_sd(torch.from_numpy(PLACES))[0]
+    np.testing.assert_allclose(own, NOISE * fit.predict(PLACES), rtol=1e-12)
+    np.testing.assert_array_equal(fit.next_measurement(PLACES).score, fit.next_measurement(PLACES, sigma=own).score)

@@ -13,6 +13,7 @@ from scimeta.calibration.data.axis import Axis
 from scimeta.calibration.data.curves import Curve, Curves
 from scimeta.calibration.fits.calibrator import Calibrator
 from scimeta.calibration.laws.law import Law, Parameter
+from scimeta.calibration.learning import model_selection, structure
 from scimeta.calibration.learning.learn_prior import learn_prior
 
 LEVEL = Law("level", lambda x, a: a + 0 * x, {"a": Parameter("mm")}, Axis("reading"), Axis("length", "mm"))
@@ -289,6 +290,21 @@ class TestDiscrepancy:
         assert prior.noise == pytest.approx(0.1, rel=0.1)
         assert found is not None and found.covariance.any() and not found.mean.any()
         assert "model discrepancy" in str(prior)
+
+    def test_learning_that_does_not_come_to_rest_is_told(self, line, monkeypatch):
+        monkeypatch.setattr(structure, "LAST_ROUNDS", 1)
+        with pytest.warns(UserWarning, match="has not come to rest"):
+            prior = learn_prior(line, self.family(0.2, 7))
+        assert not prior.converged and "NOT CONVERGED" in str(prior)
+
+    def test_a_past_of_which_no_mixed_model_can_be_computed_is_learned_all_the_same(self, line, monkeypatch):
+        def impossible(*_: object, **__: object) -> None:
+            raise torch.linalg.LinAlgError("not positive definite")
+
+        monkeypatch.setattr(model_selection, "choose", impossible)
+        assert learn_prior(line, self.family(0.0, 0)).converged
+        with pytest.raises(ValueError, match="proportional noise cannot be learned from this past"):
+            learn_prior(line, self.family(0.0, 0), noise="proportional")
 
 
 class TestErrorModel:
