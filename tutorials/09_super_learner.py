@@ -133,7 +133,7 @@ for (name, model), color in zip(committees.items(), ("k", "C6"), strict=True):
 for name, model, style in lines:
     axes["curve"].plot(grid, model.predict(grid), label=name, **style)
     axes["error"].plot(t[unseen], model.predict(t[unseen]) - fraction[unseen], label=name, **style)
-axes["curve"].set(xlim=(100, 600), ylim=(0.25, 0.85), ylabel="fraction", title="the end, foretold")
+axes["curve"].set(xlim=(100, 600), ylim=(0.25, 0.85), ylabel="fraction", title="the end, predicted")
 axes["curve"].legend(*[part[:2] for part in axes["curve"].get_legend_handles_labels()], frameon=False)
 axes["error"].set(xlim=(100, 600), ylim=(-0.1, 0.1), xlabel="time [s]", ylabel="error")
 axes["error"].hlines(0, t[unseen].min(), 600, color="0.6", lw=0.8, ls=":")

@@ -57,7 +57,7 @@ def curves_of(family: Family) -> list[Curve]:
 
 
 def judge(prior: Prior, family: Family) -> dict[str, float]:
-    """Return how well the family's later curves are foretold from its points."""
+    """Return how well the family's later curves are predicted from its points."""
     fits = Calibrator(JMAK, prior).fit_many(curves_of(family))
     mean, band, truth = fits.predict(LATER), fits.band(LATER), family.truth(LATER)
     lower, upper = np.nan_to_num(band.lower, nan=0.0), np.nan_to_num(band.upper, nan=1.0)  # withheld: anything goes
@@ -99,7 +99,7 @@ print(short_past.round(3))
 #
 # Half of the next drawer's alloys are slow and change little by little (n near 1.4), half are fast and steep (n near
 # 3.4). One Gaussian over both is a lie: most of its weight lies where no alloy is. `components="auto"`, the default,
-# asks how well specimens that were left out are foretold by one kind, by two, by three; `components=1` insists on one.
+# asks how well specimens that were left out are predicted by one component, by two, by three; `components=1` insists on one.
 
 # %%
 drawer = two_kinds(MANY, rng=np.random.default_rng(1), times=PAST_TIMES)

@@ -1,4 +1,4 @@
-"""Which of several laws describes a family best: judged by what each foretells of specimens it has not seen."""
+"""Which of several laws describes a family best: judged by what each predicts of specimens it has not seen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHANCE = 0.05  # with which two laws that are equally good are called different
 
 
 class _Scores(NamedTuple):
-    """How one law foretold every specimen's later points; means over a specimen's points."""
+    """How one law predicted every specimen's later points; means over a specimen's points."""
 
     crps: ndarray  # (specimens,)
     interval: ndarray  # (specimens,)
@@ -53,7 +53,7 @@ class Comparison:
         inside: (laws, specimens) share of the points inside the interval.
         withheld: (laws, specimens) bool, True where the fit defended no interval; the expected curve was then scored as
             a forecast without spread.
-        converged: (laws, specimens) bool, False where the prior that foretold the specimen had not reached its fixed
+        converged: (laws, specimens) bool, False where the prior that predicted the specimen had not reached its fixed
             point.
         seen: points of every specimen that were shown.
         level: of the intervals.
@@ -118,7 +118,7 @@ class Comparison:
         table = table if self.withheld.any() else table.drop(columns="withheld")
         table = table.drop(columns="converged") if self.converged.any(1).all() else table
         ties = self.ties
-        said = f"{ties[0]} foretells best" if len(ties) == 1 else f"a tie: {', '.join(ties)}"
+        said = f"{ties[0]} predicts best" if len(ties) == 1 else f"a tie: {', '.join(ties)}"
         return (
             f"{len(self.laws)} laws, {len(self.specimens)} specimens left out in turn, {self.seen} points of each seen"
             f"{unit}\n{table.to_string(float_format=lambda v: f'{v:.4g}')}\n{said}"
@@ -150,11 +150,11 @@ def compare(
     conditions: Sequence[str] = (),
     level: float = 0.9,
 ) -> Comparison:
-    """Return how well each law foretells the rest of specimens from their first points.
+    """Return how well each law predicts the rest of specimens from their first points.
 
     The specimens are left out a fold at a time. Each law learns a prior from the others, is shown the first ``seen``
     points of those left out, and its forecast of their later measurements is scored. A law with needless parameters
-    gains nothing by them here, and one that is wrong but close may well foretell best. Laws are compared specimen by
+    gains nothing by them here, and one that is wrong but close may well predict best. Laws are compared specimen by
     specimen, so that what makes a specimen hard for all of them cancels; that the pasts of the folds overlap is not
     counted, so that the standard errors are a little too small. What a law misses in the same way in all specimens the
     prior learns and corrects, so that this costs it little.
@@ -182,8 +182,8 @@ def compare(
     >>> rng, times = np.random.default_rng(0), np.linspace(0.2, 2.0, 6)
     >>> family = [Curve(f"A{i}", times, np.exp(-a * times) + 0.02 * rng.standard_normal(6))
     ...           for i, a in enumerate(np.exp(0.3 * rng.standard_normal(12)))]
-    >>> compare(laws, family, folds=3).ties
-    ('decay',)
+    >>> compare(laws, family, folds=3).best
+    'decay'
     """
     laws, curves = list(laws), curves if isinstance(curves, Curves) else list(curves)
     _require(laws, curves, seen, folds)
@@ -227,7 +227,7 @@ def _require(laws: list[Law], curves: Sequence[Curve], seen: int, folds: int) ->
     short = [curve.name for curve in curves if len(curve) <= seen]
     if short:
         raise ValueError(
-            f"with {seen} points seen nothing is left to foretell of {shortened(short)}; lower seen or leave them out"
+            f"with {seen} points seen nothing is left to predict of {shortened(short)}; lower seen or leave them out"
         )
 
 
@@ -239,7 +239,7 @@ def _scored(
     fold = np.arange(len(curves)) % folds  # neighbours in a table are often alike: they go to different folds
     for left_out in range(folds):
         past = [curve for curve, own in zip(curves, fold, strict=True) if own != left_out]
-        alike: dict[bytes, list[int]] = {}  # specimens measured at the same x are foretold in one batch
+        alike: dict[bytes, list[int]] = {}  # specimens measured at the same x are predicted in one batch
         for row in np.flatnonzero(fold == left_out).tolist():
             alike.setdefault(curves[row].x[seen:].tobytes(), []).append(row)
         try:
@@ -247,7 +247,7 @@ def _scored(
                 warnings.simplefilter("ignore", UserWarning)  # the table tells what did not converge
                 calibrator = Calibrator(law, learn_prior(law, past, conditions=conditions), level)
                 for rows in alike.values():
-                    own = _foretold(calibrator, [curves[row] for row in rows], seen)
+                    own = _predicted(calibrator, [curves[row] for row in rows], seen)
                     for whole, part in zip(scores, own, strict=True):
                         whole[rows] = part
         except ValueError as error:
@@ -256,7 +256,7 @@ def _scored(
     return scores
 
 
-def _foretold(calibrator: Calibrator, curves: Sequence[Curve], seen: int) -> _Scores:
+def _predicted(calibrator: Calibrator, curves: Sequence[Curve], seen: int) -> _Scores:
     """Return the scores of specimens whose later points have the same x."""
     fits = calibrator.fit_many([curve.head(seen) for curve in curves])
     x, y = curves[0].x[seen:], np.stack([curve.y[seen:] for curve in curves])  # (specimens, points)

@@ -1,4 +1,4 @@
-"""Laws compared by what they foretell: the true one wins, equals tie, and what cannot be compared is named."""
+"""Laws compared by what they predict: the true one wins, equals tie, and what cannot be compared is named."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TestComparison:
         scores = [np.stack([np.ones(6), 1.0 + apart]), other, other, other, other > 0, other == 0]
         found = Comparison(("a", "b"), tuple("uvwxyz"), *scores, seen=3, level=0.9, unit="mm")
         assert found.to_frame().loc["b", "verdict"] == verdict
-        assert ("a foretells best" in str(found)) == (verdict == "worse")
+        assert ("a predicts best" in str(found)) == (verdict == "worse")
 
     def test_it_is_the_same_whatever_the_order_of_the_laws(self, found):
         again = compare([DECAY, STRETCH], decays(32), folds=4)
@@ -119,7 +119,7 @@ class TestDoors:
             compare(chosen, decays())
 
     def test_specimens_without_later_points(self):
-        with pytest.raises(ValueError, match="nothing is left to foretell of A0, A1"):
+        with pytest.raises(ValueError, match="nothing is left to predict of A0, A1"):
             compare([DECAY, STRETCH], [curve.head(3) for curve in decays(2)])
 
     @pytest.mark.parametrize("settings", [{"seen": 0}, {"folds": 1}])

@@ -15,6 +15,7 @@ from scimeta.calibration.laws.law import Law
 
 KNOTS = 10
 TAPER = 3e-4  # of the size: a sensitivity below makes the discrepancy vanish, the law being at rest there
+_NOTHING = 1e-6  # of the largest variance: one below is left out
 Coordinate = Literal["prediction", "x"]
 
 
@@ -32,6 +33,22 @@ class Place(NamedTuple):
     f: Tensor
     sensitivity: Tensor
     late: Tensor | None
+
+
+class GivenParameters(NamedTuple):
+    """What measurements say of the discrepancy's coefficients c = mean + root b where the parameters are known.
+
+        b ~ N(centre, (factor factor')^-1)
+
+    Attributes:
+        centre: (..., rank).
+        factor: (..., rank, rank) lower triangular.
+        log_likelihood: (...) of the measurements, b integrated over.
+    """
+
+    centre: Tensor
+    factor: Tensor
+    log_likelihood: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +161,25 @@ class Discrepancy:
             parts.insert(0, envelope[..., None] * (((a * t + b) * t + c) * t + d))
         return torch.cat(parts, -1)
 
+    def given(self, columns: Tensor, residual: Tensor, inverse_sd: Tensor) -> GivenParameters:
+        """Return the posterior of the coefficients at parameters (...): Bayesian linear regression.
+
+        Args:
+            columns: (..., points, columns) Phi at these parameters.
+            residual: (..., points) measurements less the law.
+            inverse_sd: (..., points) 1 / their standard deviations; 0 at padding.
+        """
+        white = inverse_sd * (residual - columns @ self.mean_)
+        Z = (columns @ self.root) * inverse_sd[..., None]
+        factor = torch.linalg.cholesky(torch.eye(Z.shape[-1], dtype=Z.dtype) + Z.mT @ Z)
+        half = torch.linalg.solve_triangular(factor, Z.mT @ white[..., None], upper=False)
+        centre = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
+        counted = inverse_sd > 0
+        size = torch.where(counted, inverse_sd, 1.0).log() - 0.5 * np.log(2 * np.pi) * counted
+        value = (size - 0.5 * white**2).sum(-1)
+        value = value + 0.5 * (half**2).sum((-2, -1)) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return GivenParameters(centre, factor, value)
+
     def _of_x(self, x: Tensor) -> Tensor:
         return torch.log1p(x.clamp(min=0.0) / self.x_scale) if self.x_scale else x
 
@@ -168,7 +204,7 @@ def broadcast_linearized(law: Law, named: dict[str, Tensor], x: Tensor) -> tuple
 
 
 def psd_root(covariance: Tensor) -> Tensor:
-    """Return (columns, rank) R with R R' = covariance, which may be singular."""
+    """Return (columns, rank) R with R R' = covariance, which may be singular; variances of next to nothing are left."""
     values, vectors = torch.linalg.eigh(0.5 * (covariance + covariance.mT))
-    keep = values > 1e-9 * values[-1].clamp(min=1e-300)
+    keep = values > _NOTHING * values[-1].clamp(min=1e-300)
     return vectors[:, keep] * values[keep].sqrt()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scimeta.calibration.data.points import Measured, Points
-from scimeta.calibration.family.discrepancy import Discrepancy
+from scimeta.calibration.family.discrepancy import Discrepancy, GivenParameters
 from scimeta.calibration.family.error_model import CONSTANT, ErrorModel
 from scimeta.calibration.family.mixture import Mixture, positive_definite
 from scimeta.calibration.family.outliers import Outliers
@@ -143,29 +143,29 @@ class Family:
         if self.discrepancy is None:
             curves = self.law.curve(self.parameters(u), points.x)
             return points._replace(inverse_sd=self.inverse_sd(points, curves))
-        columns, f = self.departed(u, points.x)
-        inverse_sd = self.inverse_sd(points, f)
-        mean, tilt = columns @ self.discrepancy.mean_, self._tilt(u, points.x, columns)
-        y = points.y - mean + (tilt @ u[..., None])[..., 0]
-        scaled = (columns @ self.discrepancy.root) * inverse_sd[..., None]
+        moves = _DIFFERENCE * torch.eye(1 + u.shape[-1], u.shape[-1], dtype=u.dtype).roll(1, 0)  # none, then each
+        columns, f = self.departed(u + moves[:, None], points.x)
+        inverse_sd = self.inverse_sd(points, f[0])
+        mean = columns @ self.discrepancy.mean_
+        tilt = ((mean[1:] - mean[0]) / _DIFFERENCE).movedim(0, -1)
+        y = points.y - mean[0] + (tilt @ u[..., None])[..., 0]
+        scaled = (columns[0] @ self.discrepancy.root) * inverse_sd[..., None]
         size = scaled.shape[-2]
         factor = torch.linalg.cholesky(torch.eye(size, dtype=scaled.dtype) + scaled @ scaled.mT)
         whitening = torch.linalg.solve_triangular(factor, torch.diag_embed(inverse_sd), upper=False)
         return Points(points.x, y, whitening, points.own, tilt)
+
+    def given(self, nodes: Tensor, points: Points) -> GivenParameters:
+        """Return what the measurements say of the discrepancy, the parameters being nodes (specimens, nodes, fast)."""
+        assert self.discrepancy is not None  # or there is nothing to say of it
+        columns, f = self.departed(nodes, points.x[:, None])
+        return self.discrepancy.given(columns, points.y[:, None] - f, self.inverse_sd(points, f).expand(f.shape))
 
     def departed(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the columns of the discrepancy (..., points, columns) and the law (..., points) at u (..., fast)."""
         assert self.discrepancy is not None  # or there are no columns
         place = self.discrepancy.place(self.law, self.parameters(u), x)
         return self.discrepancy.columns(place).nan_to_num(), place.f
-
-    def _tilt(self, u: Tensor, x: Tensor, columns: Tensor) -> Tensor:
-        """Return (specimens, points, fast): how the discrepancy's expectation moves with the parameters."""
-        assert self.discrepancy is not None  # or there is none
-        mean, parts = self.discrepancy.mean_, []
-        for unit in torch.eye(u.shape[-1], dtype=u.dtype):
-            parts.append((self.departed(u + _DIFFERENCE * unit, x)[0] - columns) @ mean / _DIFFERENCE)
-        return torch.stack(parts, -1)
 
 
 def check_family(family: Family, conditions: int) -> None:

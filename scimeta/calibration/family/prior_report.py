@@ -247,10 +247,12 @@ def _part(found: Discrepancy, predicted: bool, knots: np.ndarray, columns: slice
         for part in (found.covariance, found.mean_covariance)
     )
     texts, unit = [], _unit(law.y.unit)
-    if mean.any() or doubt.any():
+    if mean.any():
         top = int(np.abs(mean).argmax())
         known = f" (known to {doubt[top]:.1g})" if doubt.any() else ""
         texts.append(f"common to all specimens up to {abs(mean[top]):.2g}{unit}{known}")
+    elif doubt.any():
+        texts.append(f"nothing common to all specimens (known to {doubt.max():.1g}{unit})")
     if own.any():
         texts.append(f"each specimen's own sd up to {own.max():.2g}{unit}")
     axis, place = (law.y, s) if predicted else (law.x, x)

@@ -26,7 +26,7 @@ from scimeta.calibration.nodes import normal_nodes_beside
 from scimeta.calibration.posterior.posterior import Posterior, posterior
 
 _MIN_EFFECTIVE = 16.0  # fewer nodes than this in effect carry no 5 % quantile
-_CHUNK = 64  # specimens whose curves at the nodes are held at once
+_CHUNK = 1 << 20  # values of the discrepancy's columns at once
 _UNBELIEVABLE = 1e-6  # probability, under the prior, of points as far off; below it intervals are withheld
 
 
@@ -156,21 +156,15 @@ def _with_departures(family: Family, points: Points, found: Posterior) -> tuple[
     """
     discrepancy, fast = family.discrepancy, found.mode.shape[1]
     assert discrepancy is not None  # or there is nothing to draw
-    columns, f = family.departed(found.mode, points.x)
-    seen, root = family.seen(points, found.mode), discrepancy.root
-    scaled = (columns @ root) * family.inverse_sd(points, f)[..., None]
-    inner = torch.eye(root.shape[1], dtype=root.dtype) + scaled.mT @ scaled
-    left = torch.linalg.inv(torch.linalg.cholesky(inner)).mT  # (specimens, rank, rank) root of the covariance left
+    root = discrepancy.root
     one = normal_nodes_beside(found.nodes.shape[1], root.shape[1], fast)
-    departures = found.nodes.new_empty(len(f), 2, *found.nodes.shape[1:2], len(root))
-    for rows in torch.arange(len(f)).split(_CHUNK):
-        curves = points.rows(rows).tilted(family.curve(found.nodes[rows], points.x[rows, None]), found.nodes[rows])
-        some = seen.rows(rows)
-        residual = some.y[:, None] - some.tilted(curves, found.nodes[rows])
-        centre = some.precision(residual) @ (columns[rows] @ root)  # (specimens, nodes, rank)
-        around = one @ left[rows].mT
-        departures[rows, 0] = discrepancy.mean_ + (centre + around) @ root.T
-        departures[rows, 1] = discrepancy.mean_ + (centre - around) @ root.T
+    departures = found.nodes.new_empty(len(found.mode), 2, found.nodes.shape[1], len(root))
+    chunk = max(1, _CHUNK // (found.nodes.shape[1] * points.x.shape[1] * len(root)))
+    for rows in torch.arange(len(found.mode)).split(chunk):
+        given = family.given(found.nodes[rows], points.rows(rows))
+        around = torch.linalg.solve_triangular(given.factor.mT, one[..., None].expand(len(rows), -1, -1, 1), upper=True)
+        for side, b in enumerate((given.centre + around[..., 0], given.centre - around[..., 0])):
+            departures[rows, side] = discrepancy.mean_ + b @ root.T
     found = found._replace(nodes=found.nodes.repeat(1, 2, 1), weights=0.5 * found.weights.repeat(1, 2))
     return found, departures.flatten(1, 2)
 

@@ -42,11 +42,14 @@ def refined(
 
     The error model comes first, then what the law misses and the groups, by a mixed model; outliers are sought where
     nothing of the kind was found, for they exclude it: outliers are independent of each other, what a law misses joins
-    neighbours. Where outliers gather in one part of x, components are tried first.
+    neighbours. Where outliers gather in one part of x, components are tried first. Coverage by groups is told where the
+    mixed model is the one that is believed.
     """
     mixed = _mixed(loop, state, kinds)
     end = _settled(loop, state, mixed, components, objective)
-    return end if loop.past.group is None or mixed is None else end._replace(coverage=coverage(mixed))
+    if mixed is None or loop.past.group is None or len(end.family.weights) > 1 or end.family.outliers is not None:
+        return end
+    return end._replace(coverage=coverage(mixed))
 
 
 def _settled(loop: Loop, state: State, mixed: Mixed | None, components: int | Literal["auto"], objective: str) -> State:
@@ -62,10 +65,11 @@ def _settled(loop: Loop, state: State, mixed: Mixed | None, components: int | Li
     if robust is not None and not gathered:
         return _with_components(loop, robust, components)
     several = _with_components(loop, state, components)
-    if len(several.family.weights) > 1:
+    of_mixed = _of_mixed(loop, state, found) if found else None
+    if len(several.family.weights) > 1 and (of_mixed is None or components != "auto" or _likelier(several, of_mixed)):
         return several
-    if found:
-        return _of_mixed(loop, state, found)
+    if of_mixed is not None:
+        return of_mixed
     robust = robust and _settled_outliers(loop, state, robust)
     if robust is not None:
         return robust
@@ -156,11 +160,14 @@ def _with_components(loop: Loop, state: State, components: int | Literal["auto"]
     begin = chosen_components(loop.past, state.family, state.found, None if components == "auto" else components)
     if len(begin.weights) == 1:
         return state
-    if components == "auto":
-        likelier = loop.posterior(begin, state.found.mode).log_evidence - state.found.log_evidence
-        if not float(likelier.sum()) > GAIN:
-            return state
+    if components == "auto" and not _likelier(State(begin, loop.posterior(begin, state.found.mode), False), state):
+        return state
     return loop.run(begin, state.found.mode)
+
+
+def _likelier(new: State, old: State) -> bool:
+    """Return True if the past is likelier by more than components gain by luck."""
+    return float((new.found.log_evidence - old.found.log_evidence).sum()) > GAIN
 
 
 def _for_prediction(loop: Loop, state: State) -> State:

@@ -134,25 +134,25 @@ def thinned(found: Weighted, count: int) -> Weighted:
 def _weighted(family: Family, prior: Mixture, points: Points, proposal: Proposal, count: int) -> Weighted:
     """Return the nodes of a proposal with their normalised weights."""
     nodes, log_proposal = proposal.nodes(count)
-    curves = points.tilted(family.curve(nodes, points.x[:, None]), nodes)  # (specimens, nodes, points)
-    log_weights = log_likelihood(family, curves, points)
-    log_weights = log_weights + prior.log_density(nodes) - log_proposal
+    log_weights = log_likelihood(family, nodes, points) + prior.log_density(nodes) - log_proposal
     log_weights = torch.where(torch.isfinite(log_weights), log_weights, -torch.inf)
     weights = torch.softmax(log_weights, -1).nan_to_num(1.0 / count)
     effective = 1.0 / (weights * weights).sum(-1)
     return Weighted(nodes, weights, effective, torch.logsumexp(log_weights, -1) - np.log(count))
 
 
-def log_likelihood(family: Family, curves: Tensor, points: Points) -> Tensor:
-    """Return (specimens, nodes): log density of the measurements around these curves (specimens, nodes, points).
+def log_likelihood(family: Family, nodes: Tensor, points: Points) -> Tensor:
+    """Return (specimens, nodes): log density of the measurements, the parameters being nodes (specimens, nodes, fast).
 
-    Args:
-        family: its error model and its outliers.
-        curves: what is expected at the nodes.
-        points: the measurements as of :meth:`Family.seen`, or as they came where there is no discrepancy.
+    The discrepancy is integrated over at every node; it is linear around one place if the measurements are as seen from
+    there, see :meth:`Family.seen`.
     """
+    seen = points.inverse_sd.dim() == 3
+    if family.discrepancy is not None and not seen:
+        return family.given(nodes, points).log_likelihood
+    curves = points.tilted(family.curve(nodes, points.x[:, None]), nodes)  # (specimens, nodes, points)
     counted, residual = points.scale > 0, curves - points.y[:, None]
-    if points.inverse_sd.dim() == 3:
+    if seen:
         constant = torch.where(counted, points.scale, 1.0).log().sum(-1) - 0.5 * np.log(2 * np.pi) * counted.sum(-1)
         return constant[:, None] - 0.5 * points.whitened(residual).square_().sum(-1)
     inverse_sd = family.inverse_sd(points, curves)

@@ -77,11 +77,12 @@ def posterior(
     """
     prior, count = Mixture.of(prior), nodes or node_count(family.law)
     found = posterior_modes(family, prior, points, start)
+    best, width = first(found.specimen), points.x.shape[1]
+    around = points if family.discrepancy is None else family.seen(points, found.mode[best])
+    proposals = _proposals(family, prior, around, found, count)
     if family.discrepancy is not None:
-        points = family.seen(points, found.mode[first(found.specimen)])
-    proposals = _proposals(family, prior, points, found, count)
-    chunk = max(1, CHUNK // (count * points.x.shape[1]))
-    best = first(found.specimen)
+        width *= len(family.discrepancy.mean)
+    chunk = max(1, CHUNK // (count * width))
     mode, empty = found.mode[best], points.x.new_empty
     fast = mode.shape[1]
     joined = Weighted(*(empty(len(mode), *s) for s in ((count, fast), (count,), (), ())))

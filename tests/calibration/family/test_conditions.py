@@ -87,7 +87,7 @@ class TestPrior:
         np.testing.assert_allclose(kelvin.coefficients, prior.coefficients, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(kelvin.covariates.centre, prior.covariates.centre, rtol=1e-12)
 
-    def test_foretells_at_a_temperature_given_with_or_without_its_unit(self, prior):
+    def test_predicts_at_a_temperature_given_with_or_without_its_unit(self, prior):
         x, y = TIMES[:2], np.exp(-TIMES[:2])
         for name in ("T", "T [degC]"):
             fit = Calibrator(DECAY, prior).fit(x, y, conditions={name: 76.85})
