@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from scimeta.calibration.data.curves import Curve, Curves
@@ -190,12 +189,6 @@ def _prior(past: Past, names: Sequence[str], covariates: Covariates, end: State,
         else dict(zip(sorted(set(groups)), end.coverage.tolist(), strict=True)),
     )
     return Prior(family, covariates, learned)
-
-
-def _by_group(groups: Sequence[str], values: Tensor) -> dict[str, float]:
-    """Return group -> value, of values in the order of :func:`group_indices`; without those that are not known."""
-    pairs = zip(sorted(set(groups)), values.tolist(), strict=True)
-    return {group: value for group, value in pairs if np.isfinite(value)}
 
 
 def _require_components(law: Law, past: Past, components: int | str) -> None:
