@@ -64,6 +64,11 @@ class Form(NamedTuple):
         """How much the discrepancy claims, 0 to 4: a common curve, carried whole to new specimens, counts twice."""
         return self.start + 2 * bool(self.common) + bool(self.own)
 
+    @property
+    def complexity(self) -> tuple[int, int]:
+        """How much the form claims, parts before coordinates: of two that predict alike the lesser one is taken."""
+        return self.parts, len(self.coordinates)
+
     def __str__(self) -> str:
         """Return the error model and the parts that are there, with commas between."""
         over = [f"{n} over {c}" for n, c in (("common", self.common), ("own", self.own)) if c]

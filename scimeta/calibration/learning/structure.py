@@ -191,7 +191,7 @@ def with_discrepancy(search: Search, plain: Candidate) -> Candidate:
     best = top = max(found, key=lambda one: one.mean, default=plain)
     for one in found:
         total, error, _ = gain(top.score, one.score, fold_labels(search.past))
-        if one.form.parts < best.form.parts and total < max(LEAST, CLEARLY * error):
+        if one.form.complexity < best.form.complexity and total < max(LEAST, CLEARLY * error):
             best = one
     return best
 

@@ -282,6 +282,8 @@ def test_a_form_says_what_it_consists_of():
     assert str(Form()) == "constant"
     assert str(FORMS[-1]) == "constant, common over x, own over prediction, late start, groups"
     assert [form.parts for form in FORMS] == [0, 0, 0, 1, 2, 4]  # a common curve counts twice
+    same, mixed = Form(common="prediction", own="prediction"), Form(common="prediction", own="x")
+    assert Form(common="x").complexity < same.complexity < mixed.complexity
 
 
 def test_a_covariance_between_groups_needs_groups():
