@@ -31,7 +31,9 @@ def main(data: Path | None, seed: int) -> list[Asked]:
         print(f"  learn_prior of 5 curves, four parameters: left out, it needs {ASSAY} of --data FOLDER")
     else:
         lines += learning("5 curves, four parameters", assay.law, assay.curves[:5], (), 5.0)[0]
-    lines += learning(f"{len(runs)} hydrogen uptakes, two conditions", JMAK, runs, conditions, 10.0)[0]
+    told, uptake = learning(f"{len(runs)} hydrogen uptakes, two conditions", JMAK, runs, conditions, 10.0)
+    lines += told
+    with_discrepancy(Calibrator(JMAK, uptake), runs)
     told, prior = learning(f"{len(alloys)} simulated alloys", JMAK, alloys, (), 10.0)
     return [*lines, *told, *fitting(prior, seed)]
 
@@ -62,6 +64,16 @@ def fitting(prior: Prior, seed: int) -> list[Asked]:
         at_most("fit of one alone: ms", alone, 5.0),
         at_most("print(fit): ms", printing, 2.0),
     ]
+
+
+def with_discrepancy(calibrator: Calibrator, runs: Sequence[Curve]) -> None:
+    """Print what fits of four readings cost where the prior has a discrepancy."""
+    each = median(lambda: calibrator.fit_many([Curve(r.name, r.x[:4], r.y[:4], None, r.conditions) for r in runs]), 3)
+    alone = median(lambda: calibrator.fit(runs[0].x[:4], runs[0].y[:4], conditions=runs[0].conditions), REPEATS)
+    missed = "with" if calibrator.prior.family.discrepancy is not None else "without"
+    print(
+        f"  fit_many, {missed} a discrepancy: {each / len(runs):.2f} ms each of {len(runs)}; one alone: {alone:.1f} ms"
+    )
 
 
 def median(call: Callable, repeats: int) -> float:
