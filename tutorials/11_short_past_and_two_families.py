@@ -8,9 +8,9 @@
 # 2. it holds **two kinds**, and nobody has written down which alloy is which;
 # 3. some of its **points are wrong**: a slipped thermocouple, a typing error.
 #
-# `learn_prior(law, curves)` meets all three with the same call and the same settings: it looks for kinds and for wrong
-# points, and believes in them only where the past shows them. All alloys here are simulated, so that every answer can
-# be held against the truth.
+# `learn_prior(law, curves)` meets all three with the same call and the same settings: it looks for components and for
+# wrong points, and believes in them only where the past shows them. All alloys here are simulated, so that every answer
+# can be held against the truth.
 
 # %%
 from __future__ import annotations
@@ -99,7 +99,8 @@ print(short_past.round(3))
 #
 # Half of the next drawer's alloys are slow and change little by little (n near 1.4), half are fast and steep (n near
 # 3.4). One Gaussian over both is a lie: most of its weight lies where no alloy is. `components="auto"`, the default,
-# asks how well specimens that were left out are predicted by one component, by two, by three; `components=1` insists on one.
+# asks how well specimens that were left out are predicted by one component, by two, by three; `components=1` insists
+# on one.
 
 # %%
 drawer = two_kinds(MANY, rng=np.random.default_rng(1), times=PAST_TIMES)
@@ -108,7 +109,7 @@ found, forced = learn_prior(JMAK, past), learn_prior(JMAK, past, components=1)
 print(found)
 
 figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.2), layout="constrained")
-titled = {"one kind insisted on": forced, f"{len(found.components)} kinds found": found}
+titled = {"one component insisted on": forced, f"{len(found.components)} components found": found}
 for ax, (title, prior) in zip(axes, titled.items(), strict=True):
     drawn = prior.sample(2000, np.random.default_rng(0))
     ax.plot(drawn["k"], drawn["n"], ".", color="C0", alpha=0.25, ms=3, label="drawn from the prior")
@@ -122,8 +123,8 @@ figure.savefig(folder / "1_two_kinds.png", dpi=150)
 
 # %%
 new = two_kinds(NEW, rng=np.random.default_rng(2), times=EARLY)
-kinds = pd.DataFrame({"one kind insisted on": judge(forced, new), "kinds found": judge(found, new)}).T
-print(kinds.round(3))
+table = pd.DataFrame({"one component insisted on": judge(forced, new), "components found": judge(found, new)}).T
+print(table.round(3))
 
 # %% [markdown]
 # Three points need not tell the kinds apart, and where they do not, the fit keeps both: its band then covers two
@@ -132,11 +133,11 @@ print(kinds.round(3))
 # %%
 example = two_kinds(NEW, rng=np.random.default_rng(3), times=EARLY)
 fits = {
-    "one kind insisted on": Calibrator(JMAK, forced).fit_many(curves_of(example)),
-    "kinds found": Calibrator(JMAK, found).fit_many(curves_of(example)),
+    "one component insisted on": Calibrator(JMAK, forced).fit_many(curves_of(example)),
+    "components found": Calibrator(JMAK, found).fit_many(curves_of(example)),
 }
 t = np.linspace(0.01, 3.0, 200)
-errors = np.sqrt(np.mean((fits["one kind insisted on"].predict(t) - example.truth(t)) ** 2, axis=1))
+errors = np.sqrt(np.mean((fits["one component insisted on"].predict(t) - example.truth(t)) ** 2, axis=1))
 which = int(np.argsort(errors)[int(0.95 * len(errors))])  # one of those on which one Gaussian does badly
 figure, axes = plt.subplots(1, 2, figsize=(9.6, 4.0), sharey=True, layout="constrained")
 for ax, (name, fit) in zip(axes, fits.items(), strict=True):
@@ -151,7 +152,7 @@ axes[0].legend(frameon=False, loc="lower right")
 figure.savefig(folder / "2_one_alloy.png", dpi=150)
 
 # %% [markdown]
-# What if the past is short *and* of one kind? A mixture that is forced on it finds two kinds in any eight alloys, each
+# What if the past is short *and* of one kind? A mixture that is forced on it finds two components in any eight alloys, each
 # tighter than the population that there is. Left to itself, scimeta finds one.
 
 # %%
@@ -159,9 +160,9 @@ forced_rows = []
 for seed in range(SEEDS):
     few = curves_of(alloy_family(12, rng=np.random.default_rng(seed), times=PAST_TIMES))
     judges = alloy_family(NEW, rng=np.random.default_rng(100 + seed), times=EARLY)
-    for name, components in {"two kinds insisted on": 2, "ours": "auto"}.items():
+    for name, components in {"two components insisted on": 2, "ours": "auto"}.items():
         prior = learn_prior(JMAK, few, components=components)
-        forced_rows.append({"prior": name, "kinds": len(prior.components), **judge(prior, judges)})
+        forced_rows.append({"prior": name, "components": len(prior.components), **judge(prior, judges)})
 twelve = pd.DataFrame(forced_rows).groupby("prior").mean()
 print(twelve.round(3))
 
@@ -228,9 +229,9 @@ for specimens in (8, 20):
     assert ours["band holds"] > forgetful["band holds"]
 assert short_past.loc[(8, "ours"), "band holds"] > 0.83
 assert len(found.components) == 2 and len(forced.components) == 1
-assert kinds.loc["kinds found", "interval score"] < 0.8 * kinds.loc["one kind insisted on", "interval score"]
-assert 0.85 < kinds.loc["kinds found", "band holds"] < 0.94
-assert SMOKE or twelve.loc["ours", "interval score"] < twelve.loc["two kinds insisted on", "interval score"]
+assert table.loc["components found", "interval score"] < 0.8 * table.loc["one component insisted on", "interval score"]
+assert 0.85 < table.loc["components found", "band holds"] < 0.94
+assert SMOKE or twelve.loc["ours", "interval score"] < twelve.loc["two components insisted on", "interval score"]
 assert dirty.outliers is not None and 0.02 < dirty.outliers.share < 0.1
 for points in (3, 5, 8):
     ours, other = wrong_points.loc[(points, "ours")], wrong_points.loc[(points, "Gaussian")]
