@@ -152,8 +152,8 @@ axes[0].legend(frameon=False, loc="lower right")
 figure.savefig(folder / "2_one_alloy.png", dpi=150)
 
 # %% [markdown]
-# What if the past is short *and* of one kind? A mixture that is forced on it finds two components in any eight alloys, each
-# tighter than the population that there is. Left to itself, scimeta finds one.
+# What if the past is short *and* of one kind? A mixture that is forced on it finds two components in any eight alloys,
+# each tighter than the population that there is. Left to itself, scimeta finds one.
 
 # %%
 forced_rows = []
