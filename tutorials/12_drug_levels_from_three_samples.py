@@ -210,7 +210,7 @@ ax.plot(shown["measured"][fell], place[fell], "o", color="k", mfc="w", label="me
 ax.plot(shown["measured"][~fell], place[~fell], ">", color="k", label="measured, still above after a day")
 ax.set(yticks=place, yticklabels=due.index, xlabel=f"hours until the level is below {LEVEL:g} mg/L")
 ax.invert_yaxis()
-ax.legend(fontsize="small")
+figure.legend(loc="outside lower center", ncols=2, fontsize="small")
 figure.savefig(folder / "3_when_the_next_is_due.png", dpi=150)
 
 # %% [markdown]
