@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scimeta.core.embedding import SWAPS
+from scimeta.core.batchable import SWAPS, batchable, unvalidated
 from scimeta.core.inner_loop import split_fast
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import execution
@@ -41,8 +42,10 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
 
     Raises:
         TypeError: the batch is not a pair of nests of tensors, or a loss does not return a scalar tensor.
-        ValueError: tasks of unequal size, an empty support, parameters without gradient, writes in place, branches on
-            a tensor's value, operations with wrong second derivatives, a loss that cannot be batched.
+        ValueError: tasks of unequal size, an empty support, no fast parameter with a gradient, writes in place,
+            branches on a tensor's value, operations with wrong second derivatives, a loss that cannot be batched.
+
+    Warns of parameters on which no loss depends: they are held.
     """
     if not isinstance(batch, tuple) or len(batch) != 2 or isinstance(batch, Stream):
         raise TypeError(f"{where}: a sampler returns Task(support, query) with a leading task axis; got {_kind(batch)}")
@@ -53,26 +56,45 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
     params, fast = learner.meta.init, split_fast(learner.meta.init, learner.adapt.fast)[0]
     seen = at_step(one.support, 0)
     inner = check_loss(learner.adapt.loss, params, seen, f"{where}: the loss of one task's support")
-    if dead := [name for name in fast if name not in inner]:
-        raise ValueError(
-            f"{where}: the support loss has no gradient by {_listed(dead)}; leave them out of `fast`, "
-            "or find where the loss detaches them"
-        )
     outer = check_loss(learner.query_loss, params, one.query, f"{where}: the loss of one task's query")
-    if dead := [name for name in params if name not in inner | outer]:
+    if not any(name in inner for name in fast):
         raise ValueError(
-            f"{where}: neither loss has a gradient by {_listed(dead)}; leave them out of params, "
-            "or find where the loss detaches them"
+            f"{where}: the support loss has no gradient by any of the fast parameters {_listed(list(fast))}; choose "
+            "others as `fast`, or find where the loss detaches them"
+        )
+    if idle := [name for name in params if name not in inner | outer]:
+        warnings.warn(
+            f"{where}: neither loss depends on {_listed(idle)}, which stay as they are; if they should be learned, "
+            "find where the loss detaches them",
+            stacklevel=3,
+        )
+    if idle := [name for name in fast if name in outer - inner]:
+        warnings.warn(
+            f"{where}: the support loss does not depend on {_listed(idle)}, which no inner step moves", stacklevel=3
         )
     _check_rule(learner, where)
     try:
         with execution("eager"):
             learner.meta_gradient(learner.meta, select_tasks(batch, slice(0, 1)), 0)
     except RuntimeError as error:
+        said = _first_line(error)
+        if "boolean mask" in said or "dynamic shape" in said:
+            raise ValueError(
+                f"{where}: the loss picks values by a boolean mask, or by nonzero or unique, which picks another "
+                "number of values in every task; weight them by the mask, or use torch.where"
+            ) from error
         raise ValueError(
-            f"{where}: the loss works on one task, but not under torch.func.vmap and grad: {_first_line(error)}"
+            f"{where}: the loss works on one task, but not under torch.func.vmap and grad: {said}"
         ) from error
     return batch
+
+
+def idle_parameters(learner: MetaLearner, batch: Task) -> set[str]:
+    """Return the names of the parameters on which neither loss depends, by one task of a batch that was checked."""
+    one, params = select_tasks(batch, 0), learner.meta.init
+    inner = check_loss(learner.adapt.loss, params, at_step(one.support, 0), "the loss of one task's support")
+    outer = check_loss(learner.query_loss, params, one.query, "the loss of one task's query")
+    return set(params) - inner - outer
 
 
 def _check_rule(learner: MetaLearner, where: str) -> None:
@@ -99,7 +121,7 @@ def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
         raise ValueError(f"{where} is already compiled, and would lose its second derivative; pass the plain function")
     copies = {name: value.detach().clone() for name, value in params.items()}
     inputs = {x.untyped_storage()._cdata for x in pytree.tree_leaves((copies, data)) if isinstance(x, Tensor)}
-    with torch.no_grad(), _NoFusedRecurrence(where), _Watch(inputs, where):
+    with torch.no_grad(), unvalidated(), _NoFusedRecurrence(where), _Watch(inputs, where):
         try:
             value = loss(copies, data)
         except RuntimeError as error:
@@ -121,7 +143,7 @@ def check_loss(loss: Loss, params: Params, data: Data, where: str) -> set[str]:
     if not torch.isfinite(value):
         raise ValueError(f"{where} is {value.item()} at the start")
     leaves = {name: value.requires_grad_() for name, value in copies.items()}
-    with torch.enable_grad():
+    with torch.enable_grad(), batchable():
         value = loss(leaves, data)
         again = loss(leaves, data)
     eps, first, second = torch.finfo(value.dtype).eps, value.detach(), again.detach()
@@ -193,11 +215,6 @@ class _NoFusedRecurrence(TorchFunctionMode):
         self.where = where
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if getattr(func, "__name__", "") == "one_hot":
-            raise ValueError(
-                f"{self.where} uses one_hot, which reads its argument's values; "
-                "write (labels[..., None] == torch.arange(classes)).float(), or make it part of the data"
-            )
         if getattr(func, "__name__", "") in _RECURRENT:
             raise ValueError(
                 f"{self.where} uses torch's {func.__name__}, which cannot be batched over tasks; "
@@ -217,8 +234,8 @@ class _Watch(TorchDispatchMode):
         name = func.name().removeprefix("aten::")
         if "_local_scalar_dense" in name or "is_nonzero" in name:
             raise ValueError(
-                f"{self.where} reads a tensor's value (an `if` on a tensor, .item() or float()); "
-                "that cannot be batched over tasks: use torch.where"
+                f"{self.where} reads a tensor's value (an `if` on a tensor, .item() or float()); that cannot be "
+                "batched over tasks: use torch.where, and leave validate_args=True out of distributions"
             )
         for part, instead in _REFUSED.items():
             if part in name:

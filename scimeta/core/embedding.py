@@ -86,13 +86,6 @@ SWAPS: dict[Callable, Callable] = {F.embedding: embedding, torch.embedding: _nat
 """Torch's function -> the one that is right."""
 
 
-class HeldPadding(TorchFunctionMode):
-    """While it is on, embeddings hold their padding rows."""
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        return SWAPS.get(func, func)(*args, **(kwargs or {}))
-
-
 class FoundPadding(TorchFunctionMode):
     """While it is on, notes which rows of which tensors embeddings hold.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from scimeta.core.embedding import HeldPadding
+from scimeta.core.batchable import batchable
 
 Params = dict[str, Tensor]
 """Flat mapping from name to tensor, as ``dict(module.named_parameters())`` gives."""
@@ -61,7 +61,8 @@ TaskSampler = Callable[[int, torch.Generator], Task]
 def over_tasks(function: Callable[..., Any], in_dims: Any = 0, *, chunk_size: int | None = None) -> Callable[..., Any]:
     """Return ``function`` of one task, batched over a leading task axis.
 
-    The only place where the package calls ``torch.func.vmap``. Embeddings with a padding row are made right under it.
+    The only place where the package calls ``torch.func.vmap``. Under it some of torch's
+    functions are replaced by ones that a task axis leaves right, see :func:`batchable`.
 
     Args:
         function: pure function of tensors (or nests of tensors) of one task.
@@ -74,7 +75,7 @@ def over_tasks(function: Callable[..., Any], in_dims: Any = 0, *, chunk_size: in
     """
 
     def held(*args: Any) -> Any:
-        with HeldPadding():
+        with batchable():
             return function(*args)
 
     return torch.func.vmap(held, in_dims=in_dims, chunk_size=chunk_size)

@@ -30,7 +30,7 @@ from scimeta.core.checkpoint import (
     write_state,
 )
 from scimeta.core.distributed import find_device, join
-from scimeta.core.door import check_batch
+from scimeta.core.door import check_batch, idle_parameters
 from scimeta.core.fresh import check_recording
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import execution, mixed_precision, record
@@ -120,8 +120,8 @@ def meta_train(
     if tasks_per_step % ranks.size:
         raise ValueError(f"meta_train: {tasks_per_step} tasks cannot be shared evenly by {ranks.size} processes")
     learner = learner._replace(meta=_to(learner.meta, device))
-    run = _Run(learner, optimizer, lr, scheduler, learn)
-    _try_one(learner, tasks, tasks_per_step, device, generator)
+    idle = _try_one(learner, tasks, tasks_per_step, device, generator)
+    run = _Run(learner, optimizer, lr, scheduler, learn, idle)
     judge = _validator(learner, validation, validation_tasks, device, generator)
     settings = {
         **describe(learner),
@@ -171,6 +171,7 @@ class _Run:
     lr: float
     make_scheduler: Callable[[Optimizer], LRScheduler] | None
     learn: Sequence[str]
+    idle: set[str]  # parameters that no loss depends on: weight decay must not move them
     step: int = 0
     losses: list[float] = field(default_factory=list)  # of every step
     validations: dict[int, float] = field(default_factory=dict)  # step -> loss
@@ -194,6 +195,7 @@ class _Run:
             if any(fnmatchcase(f"{part}.{name}", pattern) for pattern in self.learn)
             # A displacement says nothing about the rule, which weight decay must not move either.
             and (part == "init" or self.learner.estimate != "displacement")
+            and not (part == "init" and name in self.idle)
         ]
         if not self.learned:
             raise ValueError(f"meta_train: learn={tuple(self.learn)} leaves nothing to learn among {', '.join(names)}")
@@ -361,13 +363,13 @@ def _check_choices(clip_norm: Any, precision: Any, checkpoint: str | Path | None
 
 def _try_one(
     learner: MetaLearner, tasks: TaskSampler, number: int, device: torch.device, generator: torch.Generator
-) -> None:
-    """Let a first batch through the door, and put the generator back to where it was."""
+) -> set[str]:
+    """Let a first batch through the door; return which parameters no loss depends on. The generator is put back."""
     if not callable(tasks):
         raise TypeError(f"meta_train: tasks is a sampler (number, generator) -> Task; got {type(tasks).__name__}")
     before = random_state(generator, device)
     try:
-        _counted(check_batch(learner, _to(tasks(number, generator), device)), number)
+        return idle_parameters(learner, _counted(check_batch(learner, _to(tasks(number, generator), device)), number))
     finally:
         restore_random_state(before, generator, device)
 
