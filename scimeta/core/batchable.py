@@ -46,17 +46,17 @@ def gaussian_nll_loss(
     >>> gaussian_nll_loss(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.5]))
     tensor(0.3267)
     """
-    if isinstance(var, float):
+    if not isinstance(var, Tensor):
         if var < 0:
-            raise ValueError("var has negative entry/entries")
+            raise ValueError(f"a variance is not negative; var is {var}")
         var = torch.full_like(input, var)
     if var.shape != input.shape:
         if input.shape[:-1] == var.shape:
             var = var[..., None]
         elif var.ndim != input.ndim or sum(b for a, b in zip(input.shape, var.shape, strict=True) if a != b) != 1:
-            raise ValueError("var is of incorrect size")
+            raise ValueError(f"var of shape {tuple(var.shape)} does not fit means of shape {tuple(input.shape)}")
     if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{reduction} is not valid")
+        raise ValueError(f'reduction is "mean", "sum" or "none"; got {reduction!r}')
     var = var + (var.clamp(min=eps) - var).detach()
     loss = 0.5 * (torch.log(var) + (input - target) ** 2 / var)
     if full:
