@@ -10,6 +10,9 @@ from torch import Tensor
 from scimeta.calibration.data.curves import Curve
 
 
+_MISSING = {"", "None", "nan", "<NA>", "NaT"}  # as text: what Python, NumPy and pandas have where nothing is known
+
+
 def group_names(curves: Sequence[Curve], groups: str | Sequence[str] | Mapping[str, str] | None) -> list[str] | None:
     """Return the group of each curve; None where none are given.
 
@@ -18,7 +21,7 @@ def group_names(curves: Sequence[Curve], groups: str | Sequence[str] | Mapping[s
         groups: the name of a condition, one label for each curve, or specimen -> label.
 
     Raises:
-        ValueError: a specimen without a group, another number of labels than of curves.
+        ValueError: a specimen without a group (none named, NaN, blank), another number of labels than of curves.
 
     >>> group_names([Curve("A", [1], [2], conditions={"batch": "D"})], "batch")
     ['D']
@@ -30,16 +33,26 @@ def group_names(curves: Sequence[Curve], groups: str | Sequence[str] | Mapping[s
             if groups not in curve.conditions:
                 known = ", ".join(curve.conditions) or "none"
                 raise ValueError(f"specimen {curve.name} has no condition {groups!r} to group it by; it has {known}")
-        return [str(curve.conditions[groups]) for curve in curves]
+        return [_label(curve, curve.conditions[groups]) for curve in curves]
     if isinstance(groups, Mapping):
         missing = [curve.name for curve in curves if curve.name not in groups]
         if missing:
             raise ValueError(f"groups names no group of specimen {missing[0]!r}")
-        return [str(groups[curve.name]) for curve in curves]
-    labels = [str(label) for label in groups]
+        return [_label(curve, groups[curve.name]) for curve in curves]
+    labels = list(groups)
     if len(labels) != len(curves):
         raise ValueError(f"groups has {len(labels)} labels for {len(curves)} curves; give one for each")
-    return labels
+    return [_label(curve, label) for curve, label in zip(curves, labels, strict=True)]
+
+
+def _label(curve: Curve, label: object) -> str:
+    """Return a label as text without spaces around it; raises ValueError where it is missing: None, NaN or blank."""
+    text = str(label).strip()
+    if text in _MISSING:
+        raise ValueError(
+            f"specimen {curve.name} has no group, its label is {label!r}; name one, of its own if it belongs to none"
+        )
+    return text
 
 
 def group_indices(names: Sequence[str] | None) -> Tensor | None:

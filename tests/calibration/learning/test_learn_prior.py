@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -364,6 +365,9 @@ class TestGroups:
             learn_prior(jmak, curves, groups="batch")
         with pytest.raises(ValueError, match="groups has 2 labels for 6 curves"):
             learn_prior(jmak, curves, groups=["a", "b"])
+        for missing in (None, float("nan"), " ", pd.NA):
+            with pytest.raises(ValueError, match="has no group, its label is .*; name one, of its own if"):
+                learn_prior(jmak, curves, groups=["a", "b", "a", "b", "a", missing])
 
 
 class TestDoor:
