@@ -9,7 +9,6 @@ from torch import Tensor
 
 from scimeta.calibration.data.curves import Curve
 
-
 _MISSING = {"", "None", "nan", "<NA>", "NaT"}  # as text: what Python, NumPy and pandas have where nothing is known
 
 
