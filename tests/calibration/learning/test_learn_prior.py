@@ -366,7 +366,7 @@ class TestGroups:
         with pytest.raises(ValueError, match="groups has 2 labels for 6 curves"):
             learn_prior(jmak, curves, groups=["a", "b"])
         for missing in (None, float("nan"), " ", pd.NA):
-            with pytest.raises(ValueError, match="has no group, its label is .*; name one, of its own if"):
+            with pytest.raises(ValueError, match=r"has no group, its label is .*; name one, of its own if"):
                 learn_prior(jmak, curves, groups=["a", "b", "a", "b", "a", missing])
 
 
