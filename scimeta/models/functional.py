@@ -22,19 +22,18 @@ Params = dict[str, Tensor]
 """Flat mapping from name to tensor, as ``dict(module.named_parameters())`` gives."""
 
 
-def functional(
-    module: nn.Module, *, norm: Literal["batch", "running"] = "batch"
-) -> tuple[Params, Callable[[Params, Tensor], Tensor]]:
-    """Return a module's parameters, detached copies, and its pure forward function ``apply(params, x)``.
+def functional(module: nn.Module, *, norm: Literal["batch", "running"] = "batch") -> tuple[Params, Callable[..., Any]]:
+    """Return a module's parameters, detached copies, and its pure forward function ``apply(params, *args, **kwargs)``.
 
-    ``apply`` takes the examples of ONE task and may be batched over tasks and differentiated by ``torch.func``, in any
-    order and as often as wanted. Batch, instance and layer normalisation, attention, embeddings with a padding row and
-    (on a CPU) convolution run as elementary operations, also where a module calls them by ``torch.nn.functional``: in
-    torch 2.13 the native ones are silently wrong or fail there. What cannot be made right is refused. The module itself
-    stays as it is; parameters with ``requires_grad=False`` are held at their values and are not in ``params``.
+    ``apply`` takes what the module's forward takes, of the examples of ONE task, and may be batched over tasks and
+    differentiated by ``torch.func``, in any order and as often as wanted. Batch, instance and layer normalisation,
+    attention, embeddings with a padding row and (on a CPU) convolution run as elementary operations, also where a
+    module calls them by ``torch.nn.functional``: in torch 2.13 the native ones are silently wrong or fail there. What
+    cannot be made right is refused. The module itself stays as it is; parameters with ``requires_grad=False`` are held
+    at their values and are not in ``params``.
 
     Args:
-        module: any module whose forward takes one tensor.
+        module: any module; its forward may take and return several tensors.
         norm: statistics of batch normalisation, whatever mode the module is in: "batch" for those of the examples
             given (of all of them together: a query's answers depend on its company), "running" for those the module
             has stored (never updated).
@@ -68,12 +67,12 @@ def functional(
         # Only what was of the parameters' type follows it: a module may mix types on purpose.
         return {n: t.to(one.device, one.dtype if t.dtype == first.dtype else t.dtype) for n, t in rest.items()}
 
-    def apply(params: Params, x: Tensor) -> Tensor:
+    def apply(params: Params, *args: Any, **kwargs: Any) -> Any:
         if params.keys() != names:
             raise ValueError(_names_differ(names, params.keys()))
         given = {**along(params), **params}
         with _Primitives():
-            return state.hold(lambda: torch.func.functional_call(held, given, (x,)), given)
+            return state.hold(lambda: torch.func.functional_call(held, given, args, kwargs), given)
 
     names, state = params.keys(), HeldState(held)
     return params, apply

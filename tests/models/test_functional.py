@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from scimeta.core.tasks import over_tasks
+from scimeta.core.learners import maml
+from scimeta.core.tasks import Task, over_tasks
 from scimeta.models.convolution import conv2d
 from scimeta.models.functional import functional
 from scimeta.models.networks import conv4, mlp
@@ -336,6 +337,44 @@ def test_native_normalisation_by_torchs_own_name_is_refused():
     params, apply = functional(Native(3, 8))
     with pytest.raises(ValueError, match=r"torch\.layer_norm is wrong .*torch.nn.functional"):
         apply(params, torch.zeros(5, 3))
+
+
+class Gated(nn.Module):
+    """Two inputs, an option by its name, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.gate = nn.Linear(2, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor, context: Tensor, *, scale: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+        gate = torch.sigmoid(self.gate(context))
+        return scale * gate * torch.tanh(self.body(x)), {"gate": gate}
+
+
+def test_several_inputs_options_and_outputs_go_through():
+    module = Gated().double()
+    params, apply = functional(module)
+    x, context = draw(3, 5, 2), draw(3, 5, 4, seed=1)
+    torch.testing.assert_close(apply(params, x, context=context, scale=2.0), module(x, context, scale=2.0))
+
+    def loss(p: dict[str, Tensor], d: tuple[Tensor, Tensor]) -> Tensor:
+        out, said = apply(p, d[0], d[1], scale=2.0)
+        return (out.square() + said["gate"]).mean()
+
+    learner = maml(loss, params, lr=0.1)
+    gradient = learner.meta_gradient(learner.meta, Task((x, context), (x, context)), 0)[1].init
+    total = torch.zeros((), dtype=torch.float64)
+    leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
+
+    def plain(p: dict[str, Tensor], i: int) -> Tensor:
+        out, said = torch.func.functional_call(module, p, (x[i], context[i]), {"scale": 2.0})
+        return (out.square() + said["gate"]).mean()
+
+    for i in range(3):
+        grads = torch.autograd.grad(plain(leaves, i), list(leaves.values()), create_graph=True)
+        total = total + plain({n: p - 0.1 * g for (n, p), g in zip(leaves.items(), grads, strict=True)}, i) / 3
+    wanted = torch.autograd.grad(total, list(leaves.values()))
+    torch.testing.assert_close(list(gradient.values()), list(wanted), rtol=1e-9, atol=1e-12)
 
 
 def test_params_of_other_names_are_refused():
