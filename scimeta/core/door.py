@@ -78,6 +78,11 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
             learner.meta_gradient(learner.meta, select_tasks(batch, slice(0, 1)), 0)
     except RuntimeError as error:
         said = _first_line(error)
+        if "random operation" in said:
+            raise ValueError(
+                f"{where}: the loss draws random numbers (dropout, randn_like, rsample), which a recorded meta-step "
+                "would not draw anew; draw them in the sampler, as part of the tasks' data"
+            ) from error
         if "boolean mask" in said or "dynamic shape" in said:
             raise ValueError(
                 f"{where}: the loss picks values by a boolean mask, or by nonzero or unique, which picks another "

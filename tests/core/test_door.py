@@ -95,6 +95,11 @@ LOSSES: dict[str, tuple[Callable, type[Exception], str]] = {
         ValueError,
         "works on one task, but not under",
     ),
+    "dropout": (
+        plus(lambda p, x: torch.nn.functional.dropout(0.0 * x).sum() * p["head"].sum()),
+        ValueError,
+        r"draws random numbers \(dropout, randn_like, rsample\).*; draw them in the sampler",
+    ),
     "a mask as an index": (
         plus(lambda p, x: x[x > 0].sum() * p["head"].sum()),
         ValueError,
