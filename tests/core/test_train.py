@@ -488,7 +488,7 @@ WRONG = {
     "unequal tasks": ({"tasks": unequal}, ValueError, "padded"),
     "unequal validation": ({"validation": unequal}, ValueError, "validation.* padded"),
     "a vector": ({"learner": maml(vector, PARAMS)}, TypeError, r"returns a tensor of shape \(6,\)"),
-    "a random loss": ({"learner": maml(noisy, PARAMS)}, ValueError, "under torch.func.vmap"),
+    "a random loss": ({"learner": maml(noisy, PARAMS)}, ValueError, "draws random numbers .* draw them in the sampler"),
     "a negative rate": ({"lr": -1.0}, ValueError, "Invalid learning rate"),
     "a negative norm": ({"clip_norm": -1.0}, ValueError, "clip_norm"),
     "a norm of zero": ({"clip_norm": 0.0}, ValueError, "clip_norm"),
