@@ -14,8 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.distributions import Distribution
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from scimeta.core import embedding
 
@@ -65,14 +67,17 @@ def gaussian_nll_loss(
 
 
 def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """Return (..., classes) int64: 1 at each label, 0 elsewhere; a label that is no class has only zeros.
+    """Return (..., classes) int64: 1 at each label, 0 elsewhere.
+
+    That every label is a class is seen at the door, on one task; in a batch a label that is none has only zeros.
 
     Args:
         tensor: (...) labels, int64.
         num_classes: number of classes.
 
     Raises:
-        ValueError: the number of classes is not given: torch would read it from the labels' values.
+        ValueError: the number of classes is not given: torch would read it from the labels' values; a label is no
+            class, where values can be looked at.
 
     >>> one_hot(torch.tensor([0, 2]), 3)
     tensor([[1, 0, 0],
@@ -80,6 +85,9 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
     """
     if num_classes < 0:
         raise ValueError("one_hot reads the number of classes from the labels; pass it: one_hot(labels, classes)")
+    watched = peek_interpreter_stack() is not None or _get_current_dispatch_mode() is not None
+    if not watched and ((tensor < 0) | (tensor >= num_classes)).any():
+        raise ValueError(f"one_hot: labels are 0 to {num_classes - 1}; got {int(tensor.min())} to {int(tensor.max())}")
     return (tensor[..., None] == torch.arange(num_classes, device=tensor.device)).long()
 
 

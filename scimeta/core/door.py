@@ -16,7 +16,7 @@ from scimeta.core.batchable import SWAPS, batchable, unvalidated
 from scimeta.core.inner_loop import split_fast
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import execution
-from scimeta.core.tasks import Data, Loss, Params, Stream, Task, at_step, select_tasks
+from scimeta.core.tasks import Data, Loss, Params, Stream, Task, at_step, count_tasks, select_tasks
 
 # Operations whose second derivatives under vmap are silently wrong, or that have none, and what to use instead.
 _OWN = "make it with scimeta.models.functional, which swaps it, or write it in elementary operations"
@@ -54,9 +54,7 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
     _check_streams(batch, where)
     one = select_tasks(batch, 0)
     params, fast = learner.meta.init, split_fast(learner.meta.init, learner.adapt.fast)[0]
-    seen = at_step(one.support, 0)
-    inner = check_loss(learner.adapt.loss, params, seen, f"{where}: the loss of one task's support")
-    outer = check_loss(learner.query_loss, params, one.query, f"{where}: the loss of one task's query")
+    inner, outer = _depends_on(learner, one, where)
     if not any(name in inner for name in fast):
         raise ValueError(
             f"{where}: the support loss has no gradient by any of the fast parameters {_listed(list(fast))}; choose "
@@ -94,12 +92,24 @@ def check_batch(learner: MetaLearner, batch: Any, where: str = "meta_train") -> 
     return batch
 
 
-def idle_parameters(learner: MetaLearner, batch: Task) -> set[str]:
+def counted(batch: Task, number: int) -> Task:
+    """Return the batch, or raise ValueError if it has another number of tasks."""
+    if count_tasks(batch) != number:
+        raise ValueError(f"meta_train: the sampler was asked for {number} tasks and returned {count_tasks(batch)}")
+    return batch
+
+
+def idle_parameters(learner: MetaLearner, batch: Task, where: str = "meta_train") -> set[str]:
     """Return the names of the parameters on which neither loss depends, by one task of a batch that was checked."""
-    one, params = select_tasks(batch, 0), learner.meta.init
-    inner = check_loss(learner.adapt.loss, params, at_step(one.support, 0), "the loss of one task's support")
-    outer = check_loss(learner.query_loss, params, one.query, "the loss of one task's query")
-    return set(params) - inner - outer
+    inner, outer = _depends_on(learner, select_tasks(batch, 0), where)
+    return set(learner.meta.init) - inner - outer
+
+
+def _depends_on(learner: MetaLearner, one: Task, where: str) -> tuple[set[str], set[str]]:
+    """Return the parameters by which the losses of one task's support and query have gradients; see `check_loss`."""
+    params, seen = learner.meta.init, at_step(one.support, 0)
+    inner = check_loss(learner.adapt.loss, params, seen, f"{where}: the loss of one task's support")
+    return inner, check_loss(learner.query_loss, params, one.query, f"{where}: the loss of one task's query")
 
 
 def _check_rule(learner: MetaLearner, where: str) -> None:

@@ -30,12 +30,12 @@ from scimeta.core.checkpoint import (
     write_state,
 )
 from scimeta.core.distributed import find_device, join
-from scimeta.core.door import check_batch, idle_parameters
+from scimeta.core.door import check_batch, counted, idle_parameters
 from scimeta.core.fresh import check_recording
 from scimeta.core.learners import MetaLearner
 from scimeta.core.recording import execution, mixed_precision, record
 from scimeta.core.rules import Meta
-from scimeta.core.tasks import Task, TaskSampler, count_tasks
+from scimeta.core.tasks import Task, TaskSampler
 from scimeta.core.trained import Trained, path_losses
 
 _WATCH = 50  # outer steps between two looks at the losses; each look waits for the device
@@ -142,7 +142,7 @@ def meta_train(
     bar = tqdm(total=steps, initial=run.step, desc=learner.name, delay=2, disable=True if ranks.rank else None)
     with bar, execution("compiled" if compile else "recorded"), mixed_precision(device, precision):
         while run.step < steps:
-            batch = _counted(_to(tasks(tasks_per_step, generator), device), tasks_per_step)
+            batch = counted(_to(tasks(tasks_per_step, generator), device), tasks_per_step)
             batch = ranks.share(batch, tasks_per_step)
             losses, gradient = ranks.average(*learner.meta_gradient(run.meta, batch, run.step))
             run.update(gradient, losses, clip_norm)
@@ -171,7 +171,7 @@ class _Run:
     lr: float
     make_scheduler: Callable[[Optimizer], LRScheduler] | None
     learn: Sequence[str]
-    idle: set[str]  # parameters that no loss depends on: weight decay must not move them
+    idle: set[str]  # parameters that no loss depends on
     step: int = 0
     losses: list[float] = field(default_factory=list)  # of every step
     validations: dict[int, float] = field(default_factory=dict)  # step -> loss
@@ -193,9 +193,8 @@ class _Run:
             for part in Meta._fields
             for name in getattr(self.meta, part)
             if any(fnmatchcase(f"{part}.{name}", pattern) for pattern in self.learn)
-            # A displacement says nothing about the rule, which weight decay must not move either.
-            and (part == "init" or self.learner.estimate != "displacement")
-            and not (part == "init" and name in self.idle)
+            # Weight decay must not move what has no gradient: a displacement says nothing about the rule.
+            and (name not in self.idle if part == "init" else self.learner.estimate != "displacement")
         ]
         if not self.learned:
             raise ValueError(f"meta_train: learn={tuple(self.learn)} leaves nothing to learn among {', '.join(names)}")
@@ -369,16 +368,10 @@ def _try_one(
         raise TypeError(f"meta_train: tasks is a sampler (number, generator) -> Task; got {type(tasks).__name__}")
     before = random_state(generator, device)
     try:
-        return idle_parameters(learner, _counted(check_batch(learner, _to(tasks(number, generator), device)), number))
+        batch = check_batch(learner, _to(tasks(number, generator), device))
+        return idle_parameters(learner, counted(batch, number))
     finally:
         restore_random_state(before, generator, device)
-
-
-def _counted(batch: Task, number: int) -> Task:
-    """Return the batch, or raise ValueError if it has another number of tasks."""
-    if count_tasks(batch) != number:
-        raise ValueError(f"meta_train: the sampler was asked for {number} tasks and returned {count_tasks(batch)}")
-    return batch
 
 
 def _validator(

@@ -148,6 +148,14 @@ def test_one_hot_is_torchs_and_asks_for_the_number_of_classes():
         one_hot(labels)
 
 
+def test_a_label_that_is_no_class_is_refused_at_the_door():
+    def loss(p: dict[str, Tensor], d: tuple[Tensor, Tensor]) -> Tensor:
+        return (F.one_hot((5 * d[1]).long(), 3)[:, 0] * (d[0] @ p["w"])).mean()
+
+    with pytest.raises(ValueError, match="labels are 0 to 2; got 1 to 3"):
+        check_batch(maml(loss, {"w": W}, lr=LR), tasks())
+
+
 def test_the_checks_of_distributions_are_as_they_were_afterwards():
     with pytest.raises(RuntimeError, match="stop"), batchable():
         D.Normal(0.0, -1.0)
